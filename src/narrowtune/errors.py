@@ -1,0 +1,45 @@
+"""What can go wrong because of the input, as one sentence (or one list) a user can act on.
+
+Bugs keep their traceback; only the kinds below are caught by the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class NarrowTuneError(Exception):
+    """Base of every error that the user, not the programmer, can mend."""
+
+
+class InputError(NarrowTuneError):
+    """The input is wrong; `problems` lists everything that is, not just the first.
+
+    Args:
+        problems: One sentence, or several, each saying what was asked, what exists, what to do.
+    """
+
+    def __init__(self, problems: str | Sequence[str]) -> None:
+        self.problems: tuple[str, ...] = (
+            (problems,) if isinstance(problems, str) else tuple(problems)
+        )
+        super().__init__("\n".join(self.problems))
+
+
+class RunFailed(NarrowTuneError):
+    """The run itself failed (the loss became NaN, say); its record is valid and says why."""
+
+
+class NarrowTuneWarning(UserWarning):
+    """Something a careful user wants to know, though the work goes on."""
+
+
+def nearest(word: str, known: Iterable[str], limit: int = 3) -> str:
+    """A phrase naming the known words closest to `word`, for the end of an error message."""
+    options = sorted(set(known))
+    close = difflib.get_close_matches(word, options, n=limit, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(option) for option in close) + "?"
+    shown = ", ".join(options[:12]) + (", ..." if len(options) > 12 else "")
+    return f"known: {shown}"

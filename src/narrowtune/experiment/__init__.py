@@ -1,0 +1,37 @@
+"""The experiment file: its schema, its reading, its errors."""
+
+from narrowtune.experiment.loading import (
+    digest,
+    dump_experiment,
+    load_experiment,
+    parse_experiment,
+    read_yaml,
+)
+from narrowtune.experiment.schema import (
+    ArmSpec,
+    Experiment,
+    MetricName,
+    ModelSpec,
+    Scoring,
+    StageSpec,
+    TaskSpec,
+    TrainingOverrides,
+    TrainingSpec,
+)
+
+__all__ = [
+    "ArmSpec",
+    "Experiment",
+    "MetricName",
+    "ModelSpec",
+    "Scoring",
+    "StageSpec",
+    "TaskSpec",
+    "TrainingOverrides",
+    "TrainingSpec",
+    "digest",
+    "dump_experiment",
+    "load_experiment",
+    "parse_experiment",
+    "read_yaml",
+]

@@ -1,0 +1,138 @@
+"""Reading an experiment from YAML: every problem at once, each with its path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from narrowtune.errors import InputError, nearest
+from narrowtune.experiment.schema import Experiment
+
+
+def read_yaml(text: str, source: str) -> Any:
+    """The value of a YAML 1.2 text (so `1e-4` is a number and `no` is a word).
+
+    Raises:
+        InputError: If it is not YAML, with the line.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise InputError(f"{source} is not valid YAML: {error}") from error
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment in a YAML file, with `key=value` overrides laid over it.
+
+    Paths inside stay as written; they are relative to the file's own folder.
+
+    Raises:
+        InputError: Listing all that is wrong, each with the key's path and the nearest known key.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"no experiment file at {file}")
+    raw = read_yaml(file.read_text(encoding="utf-8"), str(file))
+    if not isinstance(raw, dict):
+        raise InputError(f"{file} must hold keys such as model, stages and arms; it holds {raw!r}")
+    for override in overrides:
+        _override(raw, override)
+    return parse_experiment(raw, str(file))
+
+
+def parse_experiment(raw: Mapping[str, Any], source: str = "experiment") -> Experiment:
+    """The experiment held by plain dictionaries.
+
+    Raises:
+        InputError: Listing all that is wrong, as `load_experiment` does.
+    """
+    try:
+        return Experiment.model_validate(raw)
+    except ValidationError as error:
+        problems = [f"{source}: {_sentence(item)}" for item in error.errors()]
+        raise InputError(problems) from error
+
+
+def dump_experiment(experiment: Experiment) -> str:
+    """The experiment as YAML that `load_experiment` reads back to an equal value."""
+    from io import StringIO
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    out = StringIO()
+    yaml.dump(experiment.model_dump(mode="json", exclude_defaults=True), out)
+    return out.getvalue()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value's canonical JSON: equal values, equal digests, on any machine."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"override {text!r} must read key=value, as in training.steps=100")
+    here: Any = raw
+    *parents, last = key.strip().split(".")
+    for part in parents:
+        here = _child(here, part, text)
+    parsed = read_yaml(value, f"override {text!r}")
+    if isinstance(here, list):
+        _child(here, last, text)
+        here[int(last)] = parsed
+    else:
+        here[last] = parsed
+
+
+def _child(here: Any, part: str, text: str) -> Any:
+    if isinstance(here, list):
+        if not part.isdigit() or int(part) >= len(here):
+            raise InputError(f"override {text!r}: {part!r} is no place in a list of {len(here)}")
+        return here[int(part)]
+    if not isinstance(here, dict):
+        raise InputError(f"override {text!r}: {part!r} lies below a plain value")
+    return here.setdefault(part, {})
+
+
+def _sentence(item: Any) -> str:
+    """One pydantic error as `where: what`, with the nearest key for an unknown one."""
+    where = ".".join(str(part) for part in item["loc"]) or "experiment"
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(Experiment, item["loc"][:-1])
+        return f"{where}: unknown key {str(item['loc'][-1])!r}; {nearest(str(item['loc'][-1]), known)}"
+    if item["type"] == "missing":
+        return f"{where}: this key is required"
+    message = item["msg"].removeprefix("Value error, ")
+    shown = "" if item["type"] == "value_error" else f" (given: {item['input']!r})"
+    return f"{where}: {message}{shown}"
+
+
+def _fields_at(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    for part in path:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(str(part))
+        inner = next(_models(field.annotation), None) if field else None
+        if inner is None:
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if get_origin(annotation) in (Union, UnionType, tuple, list):
+        for inner in get_args(annotation):
+            yield from _models(inner)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation

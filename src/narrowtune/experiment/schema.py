@@ -1,0 +1,141 @@
+"""The experiment: all that can change a result, and nothing else.
+
+Every class is frozen and refuses unknown keys, so a typo is an error and never a default.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MetricName = Literal["exact", "option", "number", "clock", "yes_no"]
+Scoring = Literal["generate", "likelihood"]
+Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", description="Letters, digits, _ . + -")
+
+
+class Section(BaseModel):
+    """Base of every part of an experiment: immutable, strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelSpec(Section):
+    """Which model is taught: a bundled name, a local folder or a hub id with its commit."""
+
+    id: str
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class TaskSpec(Section):
+    """One thing that is scored: a test file, how it is answered and how answers are judged."""
+
+    name: str = Name
+    test: str
+    metric: MetricName = "exact"
+    scoring: Scoring = "generate"
+    limit: int | None = Field(default=None, gt=0)
+    max_new_tokens: int = Field(default=32, gt=0)
+    images: str | None = None
+
+
+class TrainingOverrides(Section):
+    """The training keys that one stage or one arm sets differently."""
+
+    epochs: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    batch_size: int | None = Field(default=None, gt=0)
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, ge=0)
+    schedule: Literal["cosine", "linear", "constant"] | None = None
+    warmup: float | None = Field(default=None, ge=0, le=1)
+    weight_decay: float | None = Field(default=None, ge=0)
+    max_grad_norm: float | None = Field(default=None, gt=0)
+
+
+class StageSpec(TaskSpec):
+    """One skill being taught: its training file beside the test that scores it."""
+
+    train: str
+    train_limit: int | None = Field(default=None, gt=0)
+    training: TrainingOverrides = TrainingOverrides()
+
+
+class ArmSpec(Section):
+    """One way of teaching; give `recipe` (a built-in name) or `train` (terms), not both."""
+
+    name: str = Name
+    recipe: str | None = None
+    train: tuple[str, ...] | None = None
+    keep: tuple[str, ...] = ()
+    training: TrainingOverrides = TrainingOverrides()
+
+    @model_validator(mode="after")
+    def _one_selection(self) -> Self:
+        if (self.recipe is None) == (self.train is None):
+            raise ValueError("give either 'recipe' (a built-in name) or 'train' (a list of terms)")
+        return self
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """The terms this arm trains, a recipe name being a term."""
+        return (self.recipe,) if self.recipe is not None else (self.train or ())
+
+
+class TrainingSpec(Section):
+    """How every arm is trained, unless a stage or an arm says otherwise.
+
+    `steps`, when given, wins over `epochs`. `warmup` is the share of the steps, as in
+    TrainingArguments' warmup_ratio.
+    """
+
+    epochs: float = Field(default=1.0, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=32, gt=0)
+    micro_batch_size: int | None = Field(default=None, gt=0)
+    learning_rate: float = Field(default=1e-5, ge=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = Field(default=0.03, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    max_length: int | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _micro_divides(self) -> Self:
+        micro = self.micro_batch_size
+        if micro is not None and self.batch_size % micro:
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of micro_batch_size {micro}"
+            )
+        return self
+
+    def merged(self, *overrides: TrainingOverrides) -> TrainingSpec:
+        """This section with the given overrides laid over it, the last one on top."""
+        values = self.model_dump()
+        for override in overrides:
+            values.update(override.model_dump(exclude_none=True))
+        return TrainingSpec(**values)
+
+
+class Experiment(Section):
+    """Model x stages x arms x tasks: one YAML file."""
+
+    model: ModelSpec
+    seed: int = 0
+    stages: tuple[StageSpec, ...] = Field(min_length=1)
+    held_out: tuple[TaskSpec, ...] = ()
+    arms: tuple[ArmSpec, ...] = Field(min_length=1)
+    training: TrainingSpec = TrainingSpec()
+    evaluate: tuple[Literal["base", "after_stage"], ...] = ("base", "after_stage")
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> Self:
+        tasks = [spec.name for spec in (*self.stages, *self.held_out)]
+        for kind, names in (("arm", [arm.name for arm in self.arms]), ("task", tasks)):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"{kind} names must differ; used twice: {', '.join(twice)}")
+            if "base" in names:
+                raise ValueError(f"the {kind} name 'base' is taken: it means the untouched model")
+        return self

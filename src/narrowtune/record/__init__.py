@@ -1,0 +1,41 @@
+"""Everything a run produced, as data."""
+
+from narrowtune.record.schema import (
+    BASE,
+    SCHEMA_VERSION,
+    Cost,
+    DataFile,
+    DataOrder,
+    LedgerRow,
+    LossRow,
+    Record,
+    Score,
+    Status,
+)
+from narrowtune.record.store import (
+    RECORD_NAME,
+    predictions_path,
+    read_record,
+    write_predictions,
+    write_record,
+    write_text_atomically,
+)
+
+__all__ = [
+    "BASE",
+    "RECORD_NAME",
+    "SCHEMA_VERSION",
+    "Cost",
+    "DataFile",
+    "DataOrder",
+    "LedgerRow",
+    "LossRow",
+    "Record",
+    "Score",
+    "Status",
+    "predictions_path",
+    "read_record",
+    "write_predictions",
+    "write_record",
+    "write_text_atomically",
+]

@@ -1,0 +1,119 @@
+"""What a run leaves behind, as data: `record.json`, schema-versioned."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from narrowtune.experiment import Experiment
+
+SCHEMA_VERSION = 1
+BASE = "base"
+"""The arm and stage name of scores taken on the untouched model."""
+
+Status = Literal["running", "interrupted", "failed", "complete"]
+
+
+class Row(BaseModel):
+    """Base of every row: immutable, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Score(Row):
+    """One task's value on one model; `value` and `stderr` are fractions (0 to 1), not percent.
+
+    `stderr` is the standard error of the mean over the `n` samples.
+    """
+
+    arm: str
+    stage: str
+    task: str
+    role: Literal["target", "held_out"]
+    metric: str
+    value: float
+    n: int
+    stderr: float
+    higher_is_better: bool = True
+    task_version: str
+
+
+class LedgerRow(Row):
+    """Whether everything frozen stayed bit-identical through a stage, and what did not.
+
+    `frozen` counts tensors, buffers included; `changed` names those whose hash differs.
+    """
+
+    arm: str
+    stage: str
+    held: bool
+    frozen: int
+    changed: tuple[str, ...] = ()
+
+
+class Cost(Row):
+    """What teaching one stage cost: wall seconds of training alone, bytes at the peak.
+
+    `tokens` counts the tokens put through the model (image tokens included, padding not);
+    `peak_bytes` is the device's peak on a GPU and the process's peak resident size on CPU.
+    """
+
+    arm: str
+    stage: str
+    seconds: float
+    steps: int
+    samples: int
+    tokens: int
+    supervised_tokens: int
+    samples_per_second: float
+    peak_bytes: int
+    trained_numel: int
+    total_numel: int
+    evaluation_seconds: float = 0.0
+
+
+class LossRow(Row):
+    """Mean loss (nats per supervised token) of one optimiser step."""
+
+    arm: str
+    stage: str
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+
+
+class DataFile(Row):
+    """One data file the run read: its path as given, row count and content hash."""
+
+    path: str
+    rows: int
+    sha256: str
+
+
+class DataOrder(Row):
+    """Digest of the order in which one stage's training samples were visited."""
+
+    arm: str
+    stage: str
+    sha256: str
+
+
+class Record(Row):
+    """Everything a run produced; a failed or interrupted run still leaves a valid one."""
+
+    schema_version: int = SCHEMA_VERSION
+    status: Status = "running"
+    error: str | None = None
+    experiment: Experiment
+    digest: str
+    environment: dict[str, Any] = {}
+    plan: dict[str, Any] = {}
+    data: tuple[DataFile, ...] = ()
+    scores: tuple[Score, ...] = ()
+    readings: tuple[dict[str, Any], ...] = ()
+    ledger: tuple[LedgerRow, ...] = ()
+    cost: tuple[Cost, ...] = ()
+    losses: tuple[LossRow, ...] = ()
+    data_order: tuple[DataOrder, ...] = ()
