@@ -1,0 +1,72 @@
+"""Teach a language or multimodal model a new skill without erasing the old ones, and prove it.
+
+The same words as on the command line::
+
+    import narrowtune as nt
+
+    anatomy = nt.Anatomy.of(model)
+    selection = anatomy.select(["gate-up"])
+    record = nt.run(nt.plan(nt.load_experiment("experiment.yaml")), out="runs/first")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from narrowtune.errors import InputError, NarrowTuneError, RunFailed
+
+if TYPE_CHECKING:
+    from narrowtune.anatomy import Anatomy, Selection
+    from narrowtune.experiment import Experiment, load_experiment, parse_experiment
+    from narrowtune.record import Record, read_record
+    from narrowtune.report import headline, write_html
+    from narrowtune.runner import Observer, Options, Plan, plan, run
+
+__version__ = version("narrowtune")
+
+# Loaded when first asked for: `import narrowtune` takes no torch.
+_HOMES = {
+    "Anatomy": "anatomy",
+    "Selection": "anatomy",
+    "Experiment": "experiment",
+    "load_experiment": "experiment",
+    "parse_experiment": "experiment",
+    "Record": "record",
+    "read_record": "record",
+    "headline": "report",
+    "write_html": "report",
+    "Observer": "runner",
+    "Options": "runner",
+    "Plan": "runner",
+    "plan": "runner",
+    "run": "runner",
+}
+
+__all__ = [
+    "Anatomy",
+    "Experiment",
+    "InputError",
+    "NarrowTuneError",
+    "Observer",
+    "Options",
+    "Plan",
+    "Record",
+    "RunFailed",
+    "Selection",
+    "__version__",
+    "headline",
+    "load_experiment",
+    "parse_experiment",
+    "plan",
+    "read_record",
+    "run",
+    "write_html",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'narrowtune' has no attribute {name!r}")
+    return getattr(import_module(f"narrowtune.{_HOMES[name]}"), name)

@@ -6,7 +6,8 @@ Bugs keep their traceback; only the kinds below are caught by the command line.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class NarrowTuneError(Exception):
@@ -25,6 +26,31 @@ class InputError(NarrowTuneError):
             (problems,) if isinstance(problems, str) else tuple(problems)
         )
         super().__init__("\n".join(self.problems))
+
+
+class Problems:
+    """Collects input errors, so that a user hears of all of them in one message."""
+
+    def __init__(self) -> None:
+        self._found: list[str] = []
+
+    @contextmanager
+    def collect(self, where: str = "") -> Iterator[None]:
+        """Keep an `InputError` raised inside for later, each problem led by `where`."""
+        try:
+            yield
+        except InputError as error:
+            lead = f"{where}: " if where else ""
+            self._found += [lead + problem for problem in error.problems]
+
+    def check(self) -> None:
+        """Raise what was collected.
+
+        Raises:
+            InputError: Holding every problem once, in order, if there was any.
+        """
+        if self._found:
+            raise InputError(list(dict.fromkeys(self._found)))
 
 
 class RunFailed(NarrowTuneError):

@@ -1,6 +1,7 @@
 """The experiment file: its schema, its reading, its errors."""
 
 from narrowtune.experiment.loading import (
+    apply_overrides,
     digest,
     dump_experiment,
     load_experiment,
@@ -12,6 +13,7 @@ from narrowtune.experiment.schema import (
     Experiment,
     MetricName,
     ModelSpec,
+    Scored,
     Scoring,
     StageSpec,
     TaskSpec,
@@ -24,11 +26,13 @@ __all__ = [
     "Experiment",
     "MetricName",
     "ModelSpec",
+    "Scored",
     "Scoring",
     "StageSpec",
     "TaskSpec",
     "TrainingOverrides",
     "TrainingSpec",
+    "apply_overrides",
     "digest",
     "dump_experiment",
     "load_experiment",

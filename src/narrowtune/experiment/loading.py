@@ -43,9 +43,18 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     raw = read_yaml(file.read_text(encoding="utf-8"), str(file))
     if not isinstance(raw, dict):
         raise InputError(f"{file} must hold keys such as model, stages and arms; it holds {raw!r}")
+    apply_overrides(raw, overrides)
+    return parse_experiment(raw, str(file))
+
+
+def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Set keys of a plain experiment from texts such as `training.steps=100` or `arms.0.name=x`.
+
+    Raises:
+        InputError: If a text is no `key=value`, or its path leads nowhere.
+    """
     for override in overrides:
         _override(raw, override)
-    return parse_experiment(raw, str(file))
 
 
 def parse_experiment(raw: Mapping[str, Any], source: str = "experiment") -> Experiment:
@@ -57,7 +66,7 @@ def parse_experiment(raw: Mapping[str, Any], source: str = "experiment") -> Expe
     try:
         return Experiment.model_validate(raw)
     except ValidationError as error:
-        problems = [f"{source}: {_sentence(item)}" for item in error.errors()]
+        problems = [f"{source}: {_sentence(item)}" for item in _causes(error.errors())]
         raise InputError(problems) from error
 
 
@@ -105,12 +114,25 @@ def _child(here: Any, part: str, text: str) -> Any:
     return here.setdefault(part, {})
 
 
+def _causes(items: Sequence[Any]) -> list[Any]:
+    """Without the follow-on that a list is too short because its items were refused."""
+    paths = [item["loc"] for item in items]
+
+    def follows(item: Any) -> bool:
+        here = item["loc"]
+        return any(len(path) > len(here) and path[: len(here)] == here for path in paths)
+
+    return [item for item in items if not (item["type"] == "too_short" and follows(item))]
+
+
 def _sentence(item: Any) -> str:
     """One pydantic error as `where: what`, with the nearest key for an unknown one."""
     where = ".".join(str(part) for part in item["loc"]) or "experiment"
     if item["type"] == "extra_forbidden":
         known = _fields_at(Experiment, item["loc"][:-1])
-        return f"{where}: unknown key {str(item['loc'][-1])!r}; {nearest(str(item['loc'][-1]), known)}"
+        return (
+            f"{where}: unknown key {str(item['loc'][-1])!r}; {nearest(str(item['loc'][-1]), known)}"
+        )
     if item["type"] == "missing":
         return f"{where}: this key is required"
     message = item["msg"].removeprefix("Value error, ")

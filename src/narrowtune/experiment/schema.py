@@ -28,16 +28,21 @@ class ModelSpec(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
-class TaskSpec(Section):
-    """One thing that is scored: a test file, how it is answered and how answers are judged."""
+class Scored(Section):
+    """How something is answered and how its answers are judged."""
 
     name: str = Name
-    test: str
     metric: MetricName = "exact"
     scoring: Scoring = "generate"
     limit: int | None = Field(default=None, gt=0)
     max_new_tokens: int = Field(default=32, gt=0)
     images: str | None = None
+
+
+class TaskSpec(Scored):
+    """One held-out ability that is scored: a test file and how to read its answers."""
+
+    test: str
 
 
 class TrainingOverrides(Section):
@@ -54,10 +59,11 @@ class TrainingOverrides(Section):
     max_grad_norm: float | None = Field(default=None, gt=0)
 
 
-class StageSpec(TaskSpec):
-    """One skill being taught: its training file beside the test that scores it."""
+class StageSpec(Scored):
+    """One skill being taught: its training file and, to score it, a test file."""
 
     train: str
+    test: str | None = None
     train_limit: int | None = Field(default=None, gt=0)
     training: TrainingOverrides = TrainingOverrides()
 

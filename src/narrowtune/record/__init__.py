@@ -9,6 +9,7 @@ from narrowtune.record.schema import (
     LedgerRow,
     LossRow,
     Record,
+    Row,
     Score,
     Status,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "LedgerRow",
     "LossRow",
     "Record",
+    "Row",
     "Score",
     "Status",
     "predictions_path",

@@ -1,0 +1,148 @@
+"""Two or more target skills as train and test chats, from folders of public data.
+
+    python prepare_data.py --data FOLDER --out data/skills
+
+FOLDER holds one folder per skill, with the files as their authors publish them:
+
+    svamp/SVAMP.json                     arithmetic word problems        -> a number
+    gsm8k/train.jsonl, test.jsonl        grade-school mathematics        -> the final number alone
+    trec/TREC.train.all, TREC.test.all   what a question asks for        -> one of 6 words
+    banking77/train.csv, test.csv        what a bank's customer wants    -> one of 77 phrases
+
+SVAMP comes as one file: 300 rows drawn by the seed are its test. All other splits are the authors'.
+A question that stands in both halves of a split is taken out of the training half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rows import Row, chat, subsample, write
+
+SVAMP_TEST = 300
+TREC_WORDS = ("description", "entity", "abbreviation", "person", "place", "number")
+NUMBER_HINT = "Answer with a number only."
+TREC_HINT = (
+    "What does this question ask for: a description, an entity, an abbreviation, a person, "
+    "a place or a number? Answer with one word."
+)
+BANKING_HINT = "Which kind of request to the bank is this? Answer with its name."
+
+
+class Split(NamedTuple):
+    """One skill: rows to learn from and rows to be scored on."""
+
+    train: list[Row]
+    test: list[Row]
+
+
+def svamp_row(item: dict[str, Any]) -> Row:
+    """One SVAMP problem; its body lacks the full stop, its answer is a float."""
+    body = item["Body"].strip()
+    body = body if body.endswith((".", "?", "!", ",")) else body + "."
+    answer = f"{float(item['Answer']):g}"
+    return chat(item["ID"], f"{body} {item['Question'].strip()}\n{NUMBER_HINT}", answer)
+
+
+def gsm8k_row(identity: str, item: dict[str, str]) -> Row:
+    """One GSM8K problem with the number after `####` alone, the worked solution left out."""
+    _, mark, final = item["answer"].rpartition("####")
+    if not mark:
+        raise ValueError(f"{identity}: no '####' before the final number")
+    answer = final.strip().replace(",", "")
+    return chat(identity, f"{item['question'].strip()}\n{NUMBER_HINT}", answer)
+
+
+def trec_row(identity: str, line: str) -> Row:
+    """One TREC question; the line's first field is its class, 0 to 5."""
+    label, _, question = line.strip().partition(" ")
+    if label not in {"0", "1", "2", "3", "4", "5"}:
+        raise ValueError(f"{identity}: the class is {label!r}, not 0 to 5")
+    return chat(identity, f"{question}\n{TREC_HINT}", TREC_WORDS[int(label)])
+
+
+def banking_row(identity: str, item: dict[str, str]) -> Row:
+    """One Banking77 message; underscores of the category become spaces."""
+    answer = item["category"].strip().replace("_", " ").lower()
+    return chat(identity, f"{item['text'].strip()}\n{BANKING_HINT}", answer)
+
+
+def read_svamp(folder: Path, seed: int) -> Split:
+    items = json.loads((folder / "SVAMP.json").read_text(encoding="utf-8"))
+    rows = subsample([svamp_row(item) for item in items], None, seed)
+    return Split(train=rows[SVAMP_TEST:], test=rows[:SVAMP_TEST])
+
+
+def read_gsm8k(folder: Path, seed: int) -> Split:
+    def rows(name: str) -> Iterator[Row]:
+        with open(folder / f"{name}.jsonl", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield gsm8k_row(f"gsm8k-{name}-{number}", json.loads(line))
+
+    return Split(list(rows("train")), subsample(list(rows("test")), None, seed))
+
+
+def read_trec(folder: Path, seed: int) -> Split:
+    def rows(name: str) -> Iterator[Row]:
+        with open(folder / f"TREC.{name}.all", encoding="latin-1") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield trec_row(f"trec-{name}-{number}", line)
+
+    return Split(list(rows("train")), subsample(list(rows("test")), None, seed))
+
+
+def read_banking(folder: Path, seed: int) -> Split:
+    def rows(name: str) -> Iterator[Row]:
+        with open(folder / f"{name}.csv", encoding="utf-8", newline="") as lines:
+            for number, item in enumerate(csv.DictReader(lines), start=1):
+                yield banking_row(f"banking77-{name}-{number}", item)
+
+    return Split(list(rows("train")), subsample(list(rows("test")), None, seed))
+
+
+SKILLS: dict[str, Callable[[Path, int], Split]] = {
+    "svamp": read_svamp,
+    "gsm8k": read_gsm8k,
+    "trec": read_trec,
+    "banking77": read_banking,
+}
+
+
+def without(rows: Iterable[Row], test: Iterable[Row]) -> list[Row]:
+    """The rows whose question is not among the test's."""
+    asked = {row["messages"][0]["content"].casefold() for row in test}
+    return [row for row in rows if row["messages"][0]["content"].casefold() not in asked]
+
+
+def main() -> None:
+    arguments = _parse()
+    missing = [name for name in arguments.skills if not (arguments.data / name).is_dir()]
+    if missing:
+        raise SystemExit(f"{arguments.data} has no folder {', '.join(missing)} (see --help)")
+    for name in arguments.skills:
+        try:
+            split = SKILLS[name](arguments.data / name, arguments.seed)
+        except (OSError, ValueError, KeyError) as error:
+            raise SystemExit(f"{name}: {type(error).__name__}: {error}") from error
+        write(without(split.train, split.test), arguments.out / name / "train.jsonl")
+        write(split.test, arguments.out / name / "test.jsonl")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--skills", nargs="+", choices=SKILLS, default=["svamp", "trec"])
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

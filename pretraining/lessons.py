@@ -1,0 +1,91 @@
+"""What is taught: the abilities of the world, two helper tasks, and drills without a picture."""
+
+from __future__ import annotations
+
+from random import Random
+
+from narrowtune.pico import HELD_OUT, TARGETS
+from narrowtune.pico.canvas import COLOURS
+from narrowtune.pico.icons import ICONS, PLURALS
+from narrowtune.pico.nature import HEATS, PHASES, SPECIES, STATES, TISSUES
+from narrowtune.pico.objects import places
+from narrowtune.pico.pages import PAGE_WORDS, SIGN_WORDS
+from narrowtune.pico.picture import Picture
+from narrowtune.pico.world import DRAWERS
+
+STREAM = "pretrain"  # neither "train" nor "test": the pictures are no one else's
+EXTRA = {"places": places}
+
+# Facts about cells that the vision tower is taught to tell (docs/pico.md names them).
+LABELS: dict[str, tuple[str, ...]] = {
+    "thing": ("", *ICONS),
+    "colour": ("", *COLOURS),
+    "bar": tuple(COLOURS),
+    "level": tuple(str(n) for n in range(1, 8)),
+    "digit": ("", *(str(n) for n in range(10))),
+    "word": (*PAGE_WORDS, *SIGN_WORDS),
+    "sky": ("day", "night"),
+    "science": (*PHASES, *STATES, *HEATS),
+    "beak": ("short", "long"),
+    "crest": ("bare", "spiky"),
+    "wing": ("plain", "barred"),
+    "tail": ("fork", "fan"),
+    "tissue": tuple(TISSUES),
+    "stain": ("eosin", "azure"),
+    "sick": ("yes", "no"),
+    "hour": tuple(str(n) for n in range(1, 13)),
+    "minute": tuple(str(5 * n) for n in range(12)),
+}
+LETTERS = "abcdefghijklmnopqrstuvwxyz"  # besides: which letters stand in each cell
+
+
+def picture(task: str, index: int, seed: int) -> Picture:
+    """A picture of the pretraining stream, also of the helper tasks."""
+    drawer = EXTRA.get(task) or DRAWERS[task]
+    return drawer(Random(f"{task}/{STREAM}/{seed}/{index}"))
+
+
+def words() -> list[str]:
+    """Every word that an answer may need: the drills make the language model able to say it."""
+    times = [f"{h:02d}:{5 * m:02d}" for h in range(1, 13) for m in range(12)]
+    names = [*ICONS, *COLOURS, *PAGE_WORDS, *SIGN_WORDS, *SPECIES, *TISSUES, "eosin", "azure"]
+    return [*names, *times, *(str(n) for n in range(10)), "yes", "no", "day", "night"]
+
+
+def drill(rng: Random) -> tuple[str, str]:
+    """A question without a picture: repeat a word, or find the letter of an option."""
+    pool = words()
+    if rng.random() < 0.4:
+        word = rng.choice(pool)
+        return f"Say {word}", word
+    kind = rng.choice((list(ICONS), list(COLOURS), [*PHASES, *STATES, *HEATS], list(SPECIES)))
+    chosen = rng.sample(kind, rng.choice((3, 4)))
+    lines = "".join(f"\n{a}. {b}" for a, b in zip("ABCD", chosen, strict=False))
+    right = rng.randrange(len(chosen))
+    return f"Which letter is {chosen[right]}?{lines}", "ABCD"[right]
+
+
+def texts(seed: int, per_task: int = 200) -> list[str]:
+    """Texts for the tokenizer: questions and answers of all tasks, drills, and plain English."""
+    rng = Random(f"texts/{seed}")
+    found = [PROSE, " ".join(PLURALS.values())] * 3
+    for task in (*HELD_OUT, *TARGETS, *EXTRA):
+        for index in range(per_task):
+            for question, answer in picture(task, index, seed).questions:
+                found += [question, answer, f" {answer}"]
+    for _ in range(5 * per_task):
+        found += list(drill(rng))
+    return found
+
+
+PROSE = """
+The quick brown fox jumps over the lazy dog. It was a bright cold day, and the clocks were
+striking. People say that a picture is worth a thousand words; we would like to know which ones.
+One, two, three, four, five, six, seven, eight, nine, ten: how many are there, and what is the
+number? She said that they would go to the market in the morning and come back before night.
+Answer the question with a single word, a number, a letter, yes or no. If you do not know, say so.
+There is nothing new under the sun, but there is always something to see from the other side.
+First, second, third, last. Who, what, when, where, why and how. I am, you are, he is, we are.
+This, that, these, those; all, some, none; more, less, most, least; big, small, old, new, good.
+Some time ago a man and a woman lived in a little house by the sea with their children.
+"""

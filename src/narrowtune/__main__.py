@@ -1,0 +1,5 @@
+"""`python -m narrowtune` and `accelerate launch -m narrowtune`."""
+
+from narrowtune.cli import main
+
+main()

@@ -1,0 +1,139 @@
+"""Learning, forgetting and what was kept, as changes from the untouched base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from narrowtune.analysis.estimate import Estimate, average_score
+from narrowtune.analysis.matrix import (
+    BASE_POINT,
+    change_over,
+    held_out_names,
+    score_table,
+    stage_names,
+)
+from narrowtune.analysis.samples import NO_SAMPLES, Point, Sample, Samples
+from narrowtune.record import BASE, Record
+
+
+@dataclass(frozen=True)
+class HeldOutChange:
+    """Change of the held-out tasks from base after one stage, as mean and as sum over tasks."""
+
+    stage: str
+    mean: Estimate
+    sum: Estimate
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One sample whose answer a stage changed."""
+
+    before: Sample
+    after: Sample
+
+    @property
+    def change(self) -> float:
+        """The score after less the score before."""
+        return self.after.score - self.before.score
+
+
+@dataclass(frozen=True)
+class Flips:
+    """How one task's answers moved from base: scores lost, gained, and answers merely reworded."""
+
+    task: str
+    n: int
+    lost: tuple[Flip, ...]
+    gained: tuple[Flip, ...]
+    reworded: tuple[Flip, ...]
+
+
+def learning_by_stage(
+    record: Record, arm: str, samples: Samples = NO_SAMPLES
+) -> dict[str, Estimate]:
+    """Change of each stage's own target, right after its stage, from base."""
+    found = {
+        stage: change_over(record, samples, [(stage, BASE_POINT, (arm, stage))])
+        for stage in stage_names(record)
+    }
+    return {stage: change for stage, change in found.items() if change is not None}
+
+
+def learning(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> Estimate | None:
+    """Target learning: the mean over the stages done of each one's own learning."""
+    done = learning_by_stage(record, arm, samples)
+    return change_over(record, samples, [(s, BASE_POINT, (arm, s)) for s in done])
+
+
+def forgetting(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> Estimate | None:
+    """Target forgetting: earlier targets at the end, less right after their own stage.
+
+    The mean over all stages but the last; negative means lost. None with a single stage, or for
+    an arm that did not reach the last one.
+    """
+    *earlier, last = stage_names(record)
+    return change_over(record, samples, [(s, (arm, s), (arm, last)) for s in earlier])
+
+
+def overall(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> Estimate | None:
+    """Target overall: every target at the end, less base; the mean over stages."""
+    stages = stage_names(record)
+    return change_over(record, samples, [(s, BASE_POINT, (arm, stages[-1])) for s in stages])
+
+
+def held_out_change(
+    record: Record, arm: str, stage: str, samples: Samples = NO_SAMPLES
+) -> HeldOutChange | None:
+    """Held-out tasks after a stage, less base; None unless every one of them was scored."""
+    tasks = held_out_names(record)
+    mean = change_over(record, samples, [(task, BASE_POINT, (arm, stage)) for task in tasks])
+    return None if mean is None else HeldOutChange(stage, mean, mean.times(len(tasks)))
+
+
+def held_out_by_stage(
+    record: Record, arm: str, samples: Samples = NO_SAMPLES
+) -> dict[str, HeldOutChange]:
+    """The held-out change after every stage that was scored."""
+    found = {stage: held_out_change(record, arm, stage, samples) for stage in stage_names(record)}
+    return {stage: change for stage, change in found.items() if change is not None}
+
+
+def held_out_final(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> HeldOutChange | None:
+    """The held-out change after the experiment's last stage."""
+    return held_out_change(record, arm, stage_names(record)[-1], samples)
+
+
+def held_out_worst(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> HeldOutChange | None:
+    """The held-out change after the stage where it is lowest.
+
+    A minimum over stages is low by selection; its interval is that of the stage alone.
+    """
+    stages = held_out_by_stage(record, arm, samples).values()
+    return min(stages, key=lambda change: change.mean.value, default=None)
+
+
+def held_out_average(record: Record, arm: str, stage: str) -> Estimate | None:
+    """The mean held-out score after a stage (`base` for the untouched model)."""
+    point: Point = BASE_POINT if stage == BASE else (arm, stage)
+    table = score_table(record)
+    scores = [table.get((*point, task)) for task in held_out_names(record)]
+    found = [score for score in scores if score is not None]
+    return average_score(found) if len(found) == len(scores) else None
+
+
+def flips(record: Record, arm: str, stage: str, task: str, samples: Samples) -> Flips | None:
+    """The answers to a task that differ from base's after a stage; None without predictions."""
+    pairs = samples.paired(BASE_POINT, (arm, stage), task)
+    if pairs is None:
+        return None
+    score = score_table(record).get((arm, stage, task))
+    sign = -1.0 if score is not None and not score.higher_is_better else 1.0
+    moved = [Flip(a, b) for a, b in pairs if a.score != b.score or a.prediction != b.prediction]
+    return Flips(
+        task,
+        len(pairs),
+        lost=tuple(flip for flip in moved if sign * flip.change < 0),
+        gained=tuple(flip for flip in moved if sign * flip.change > 0),
+        reworded=tuple(flip for flip in moved if flip.change == 0),
+    )

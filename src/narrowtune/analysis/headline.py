@@ -1,0 +1,159 @@
+"""The sentence that sums a run up, with honest numbers, whoever wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from narrowtune.analysis.estimate import Estimate
+from narrowtune.analysis.matrix import held_out_names, stage_names
+from narrowtune.analysis.samples import NO_SAMPLES, Samples
+from narrowtune.analysis.summary import (
+    ArmSummary,
+    Comparison,
+    Verdict,
+    against_widest,
+    compare_arms,
+    summarise,
+)
+from narrowtune.analysis.wording import bounds, counted, listed, signed, with_bounds
+from narrowtune.record import Record
+
+MOST_COMPARED = 4
+"""More narrow arms than this are left to the table: a headline has to stay one."""
+
+
+def headline(record: Record, samples: Samples = NO_SAMPLES) -> str:
+    """Who learned most, who kept most, and whether any narrower arm came out ahead.
+
+    Only arms that were scored after every stage are compared. A change whose interval holds 0 is
+    never called a loss or a gain.
+    """
+    rows = summarise(record, samples)
+    finished = [row for row in rows if row.finished and row.learning is not None]
+    sentences = _body(record, samples, finished)
+    sentences += _unfinished(record, rows)
+    broken = [row.arm for row in rows if row.ledger is not None and not row.ledger.held]
+    if broken:
+        sentences.append(f"The ledger is broken: frozen tensors changed in {listed(broken)}.")
+    return " ".join(sentences)
+
+
+def _body(record: Record, samples: Samples, finished: list[ArmSummary]) -> list[str]:
+    if not finished:
+        return ["No arm was scored on base and after every stage, so there is nothing to compare."]
+    if len(finished) == 1:
+        return [_single(record, finished[0])]
+    return [
+        _learned_most(record, samples, finished),
+        _kept_most(record, samples, finished),
+        *_against_widest(record, samples, finished),
+    ]
+
+
+def _single(record: Record, row: ArmSummary) -> str:
+    assert row.learning is not None
+    skills = counted(len(stage_names(record)), "skill")
+    learned = f"{row.arm} changed its target {with_bounds(row.learning)} over {skills}"
+    if row.learning.verdict == "unclear":
+        learned += ", no clear learning"
+    if row.held_out is None:
+        return f"{learned}; no held-out task was scored, so what it kept is unknown."
+    over = counted(row.held_out.mean.tasks, "held-out task")
+    return f"{learned} and {_kept(row.held_out.mean, over)}."
+
+
+def _kept(mean: Estimate, over: str) -> str:
+    if mean.verdict == "unclear":
+        return f"shows no clear change on {over} ({with_bounds(mean)})"
+    verb = "lost" if mean.verdict == "worse" else "gained"
+    return f"{verb} {abs(100 * mean.value):.1f} points {bounds(mean)} on {over}"
+
+
+def _learned_most(record: Record, samples: Samples, rows: list[ArmSummary]) -> str:
+    best, second = _top_two(rows, lambda row: row.learning)
+    assert best.learning is not None
+    skills = counted(len(stage_names(record)), "skill")
+    text = f"{best.arm} learned most, {with_bounds(best.learning)} over {skills}"
+    if best.learning.verdict != "better":
+        text = f"No arm clearly learned; {best.arm} came highest, {with_bounds(best.learning)}"
+    gap = compare_arms(record, best.arm, second.arm, samples).learned
+    return text + _not_clearly(gap, second.arm) + "."
+
+
+def _kept_most(record: Record, samples: Samples, rows: list[ArmSummary]) -> str:
+    if not held_out_names(record):
+        return "No held-out task was scored, so what was kept is unknown."
+    best, second = _top_two(rows, lambda row: row.held_out.mean if row.held_out else None)
+    assert best.held_out is not None
+    over = f"the mean of {counted(len(held_out_names(record)), 'held-out task')}"
+    joint = "but still" if best.held_out.mean.verdict == "worse" else "and"
+    gap = compare_arms(record, best.arm, second.arm, samples).kept
+    told = f"{best.arm} kept most {joint} {_kept(best.held_out.mean, over)}"
+    return f"{told}{_not_clearly(gap, second.arm)}."
+
+
+def _top_two(
+    rows: list[ArmSummary], of: Callable[[ArmSummary], Estimate | None]
+) -> tuple[ArmSummary, ArmSummary]:
+    def value(row: ArmSummary) -> float:
+        estimate = of(row)
+        return estimate.value if estimate is not None else float("-inf")
+
+    best, second, *_ = sorted(rows, key=value, reverse=True)
+    return best, second
+
+
+def _not_clearly(gap: Estimate | None, other: str) -> str:
+    if gap is None or gap.clear:
+        return ""
+    return f", though not clearly more than {other} (by {signed(gap.value)} {bounds(gap)})"
+
+
+def _against_widest(record: Record, samples: Samples, rows: list[ArmSummary]) -> list[str]:
+    """How the arms that train fewer parameters did against the one that trains most."""
+    comparisons = against_widest(record, rows, samples)
+    compared, rest = comparisons[:MOST_COMPARED], len(comparisons[MOST_COMPARED:])
+    if not compared:
+        return []
+    told = "; ".join(_told(comparison) for comparison in compared)
+    more = f" ({counted(rest, 'more narrow arm')} in the table)" if rest else ""
+    return [
+        f"Against {compared[0].other}, which trains most: {told}. So {_verdict(compared)}{more}."
+    ]
+
+
+def _verdict(compared: Sequence[Comparison]) -> str:
+    """Every narrow arm named once, under what it amounts to."""
+    told: dict[Verdict, str] = {
+        "ahead": "came out ahead of it",
+        "traded": "traded learning for keeping",
+        "not ahead": "did not come out ahead",
+    }
+    arms = {word: [one.arm for one in compared if one.verdict == word] for word in told}
+    return ", ".join(f"{listed(arms[word])} {what}" for word, what in told.items() if arms[word])
+
+
+def _told(comparison: Comparison) -> str:
+    kept = f"kept {_more(comparison.kept)} and " if comparison.kept is not None else ""
+    learned = f"learned {_more(comparison.learned)}" if comparison.learned is not None else ""
+    return f"{comparison.arm} {kept}{learned}"
+
+
+def _more(gap: Estimate) -> str:
+    word = "more" if gap.value >= 0 else "less"
+    noise = "" if gap.clear else " (within the noise)"
+    return f"{abs(100 * gap.value):.1f} {word}{noise}"
+
+
+def _unfinished(record: Record, rows: tuple[ArmSummary, ...]) -> list[str]:
+    left_out = [
+        f"{row.arm} ({len(row.stages_done)} of {counted(len(stage_names(record)), 'stage')})"
+        for row in rows
+        if not row.finished
+    ]
+    sentences = []
+    if record.status != "complete":
+        sentences.append(f"The run is not complete (status: {record.status}).")
+    if left_out:
+        sentences.append(f"Left out, not scored to the end: {listed(left_out)}.")
+    return sentences

@@ -1,0 +1,126 @@
+"""The accuracy matrix R[stage, task] and the primitive all changes are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from narrowtune.analysis.estimate import Contrast, Estimate, Moments, average_change, average_score
+from narrowtune.analysis.samples import NO_SAMPLES, Point, Samples
+from narrowtune.record import BASE, Record, Score
+
+BASE_POINT: Point = (BASE, BASE)
+
+ScoreTable = Mapping[tuple[str, str, str], Score]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the matrix: the score with its interval, and its change from base.
+
+    `change` is oriented so that up is better, whatever the metric's direction.
+    """
+
+    stage: str
+    task: str
+    score: Score
+    estimate: Estimate
+    change: Estimate | None
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """R[stage, task] of one arm; the untouched base is its first row."""
+
+    arm: str
+    stages: tuple[str, ...]
+    targets: tuple[str, ...]
+    held_out: tuple[str, ...]
+    cells: Mapping[tuple[str, str], Cell]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Targets in the order they are taught, then held-out tasks."""
+        return self.targets + self.held_out
+
+
+def arm_names(record: Record) -> tuple[str, ...]:
+    """The arms in the experiment's order."""
+    return tuple(arm.name for arm in record.experiment.arms)
+
+
+def stage_names(record: Record) -> tuple[str, ...]:
+    """The stages in the order they are taught; each is also the name of its own target task."""
+    return tuple(stage.name for stage in record.experiment.stages)
+
+
+def held_out_names(record: Record) -> tuple[str, ...]:
+    """The held-out tasks in the experiment's order."""
+    return tuple(task.name for task in record.experiment.held_out)
+
+
+def score_table(record: Record) -> ScoreTable:
+    """Scores by (arm, stage, task); the later row counts where a resumed run wrote two."""
+    return {(score.arm, score.stage, score.task): score for score in record.scores}
+
+
+def contrast(
+    table: ScoreTable, samples: Samples, task: str, before: Point, after: Point
+) -> Contrast | None:
+    """One task's change from `before` to `after`, up being better; None if a score is missing.
+
+    It is paired when both models' answers to the same samples are at hand and agree with the
+    scores in the record; stale or partial predictions are not used.
+    """
+    old, new = table.get((*before, task)), table.get((*after, task))
+    if old is None or new is None:
+        return None
+    if not new.higher_is_better:
+        old, new, before, after = new, old, after, before
+    pairs = samples.paired(before, after, task)
+    if pairs is not None:
+        scores = [(a.score, b.score) for a, b in pairs]
+        if _agrees(old, [a for a, _ in scores]) and _agrees(new, [b for _, b in scores]):
+            return Contrast(new.value - old.value, (Moments.of(b - a for a, b in scores),))
+    return Contrast(new.value - old.value, (Moments.of_score(new), Moments.of_score(old)))
+
+
+def change_over(
+    record: Record, samples: Samples, steps: Iterable[tuple[str, Point, Point]]
+) -> Estimate | None:
+    """The mean change over (task, before, after) steps; None if there is none or one is missing."""
+    table = score_table(record)
+    contrasts = [contrast(table, samples, *step) for step in steps]
+    found = [one for one in contrasts if one is not None]
+    return average_change(found) if len(found) == len(contrasts) else None
+
+
+def accuracy_matrix(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> Matrix:
+    """R[stage, task] of one arm, as far as it was measured."""
+    table = score_table(record)
+    targets, held_out = stage_names(record), held_out_names(record)
+    cells = {}
+    for stage in (BASE, *targets):
+        point = BASE_POINT if stage == BASE else (arm, stage)
+        for task in targets + held_out:
+            score = table.get((*point, task))
+            if score is not None:
+                cells[stage, task] = _cell(table, samples, stage, score)
+    stages = tuple(
+        s for s in (BASE, *targets) if any((s, task) in cells for task in targets + held_out)
+    )
+    return Matrix(arm, stages, targets, held_out, cells)
+
+
+def _cell(table: ScoreTable, samples: Samples, stage: str, score: Score) -> Cell:
+    single = average_score([score])
+    assert single is not None
+    change = None
+    if stage != BASE:
+        step = contrast(table, samples, score.task, BASE_POINT, (score.arm, stage))
+        change = average_change([step]) if step is not None else None
+    return Cell(stage, score.task, score, single, change)
+
+
+def _agrees(score: Score, values: list[float]) -> bool:
+    return len(values) == score.n and abs(sum(values) / len(values) - score.value) < 1e-6

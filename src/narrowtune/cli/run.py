@@ -1,0 +1,120 @@
+"""`plan` and `run`: an experiment file, before and while it happens."""
+
+from __future__ import annotations
+
+import json as json_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from narrowtune.record import Record
+    from narrowtune.runner import Options, Plan
+
+ExperimentFile = Annotated[Path, typer.Argument(help="The experiment's YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("-o", help="Set a key of the experiment: -o training.learning_rate=1e-4"),
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the run; new, or with --resume.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where this run stopped.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; chosen when not given.")]
+BatchSize = Annotated[int, typer.Option(help="Samples answered at once when scoring.")]
+SaveModels = Annotated[
+    bool, typer.Option("--save-models/--no-save-models", help="Write each arm's final model.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
+
+def plan_command(
+    experiment: ExperimentFile, override: Overrides = None, json: Json = False
+) -> None:
+    """Say all that a run would do, and check every input; nothing is trained."""
+    from narrowtune.experiment import load_experiment
+    from narrowtune.runner import plan
+
+    resolved = plan(load_experiment(experiment, override or ()), experiment.parent)
+    if json:
+        typer.echo(json_module.dumps(resolved.to_dict(), indent=1))
+        return
+    _print_plan(resolved)
+
+
+def run_command(
+    experiment: ExperimentFile,
+    out: Out,
+    override: Overrides = None,
+    resume: Resume = False,
+    device: Device = None,
+    evaluation_batch_size: BatchSize = 64,
+    save_models: SaveModels = True,
+    json: Json = False,
+) -> None:
+    """Carry out an experiment: every arm through every stage, scored, recorded, reported."""
+    from narrowtune.experiment import load_experiment
+    from narrowtune.runner import Options, plan
+
+    resolved = plan(load_experiment(experiment, override or ()), experiment.parent)
+    options = Options(device, evaluation_batch_size, save_models=save_models)
+    execute(resolved, out, resume, options, json)
+
+
+def execute(plan: Plan, out: Path, resume: bool, options: Options, json: bool) -> None:
+    """Run a plan with progress, then show its report; shared by `run`, `train` and `demo`.
+
+    Exits with 3 when the ledger did not hold.
+    """
+    from narrowtune.cli.progress import TerminalProgress
+    from narrowtune.runner import run
+    from narrowtune.training import Interrupted
+
+    with TerminalProgress() as progress:
+        try:
+            record = run(plan, out, resume=resume, options=options, observer=progress)
+        except Interrupted as stopped:
+            progress.note(f"{stopped}; go on with the same command and --resume")
+            raise typer.Exit(130) from None
+    show(record, out, json)
+    if not all(row.held for row in record.ledger):
+        raise typer.Exit(3)
+
+
+def show(record: Record, out: Path, json: bool) -> None:
+    """The finished record: as JSON, or as tables with the path of the HTML report."""
+    from rich.console import Console
+
+    from narrowtune.report import print_terminal, write_html
+
+    path = write_html(record, out / "report.html")
+    if json:
+        typer.echo(record.model_dump_json(indent=1))
+        return
+    print_terminal(record, Console(), folder=out)
+    typer.echo(f"\nreport: {path}")
+
+
+def _print_plan(plan: Plan) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("arm", "trains", "of all", "tensors", "optimiser", "stage", "steps", "tokens")
+    for arm in plan.to_dict()["arms"]:
+        share = arm["trained_numel"] / arm["total_numel"]
+        memory = f"{arm['optimiser_bytes'] / 2**20:.1f} MiB"
+        for stage in arm["stages"]:
+            table.add_row(
+                arm["name"],
+                f"{arm['trained_numel']:,}",
+                f"{share:.1%}",
+                str(arm["trained_tensors"]),
+                memory,
+                stage["name"],
+                str(stage["steps"]),
+                f"{stage['tokens']:,}",
+            )
+    console = Console()
+    console.print(f"{plan.anatomy.class_name} · digest {plan.digest[:12]}")
+    console.print(table)
+    for task in plan.tasks:
+        console.print(f"task {task.name} ({task.role}): {len(task.examples)} samples")

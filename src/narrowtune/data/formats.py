@@ -1,0 +1,169 @@
+"""Data files read and judged: JSONL with `messages`, and LLaVA's JSON. No torch behind it.
+
+The format is told from the content. Everything wrong with a file is collected and told at once,
+each with its line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from narrowtune.data.example import Example
+from narrowtune.data.rows import Reader
+from narrowtune.errors import InputError
+
+SHOWN = 20
+
+
+@dataclass
+class Scan:
+    """What a file holds: its sound examples, and every problem with its line."""
+
+    examples: list[Example] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as JSON, and where it stands; `value` is None where `problem` says why."""
+
+    source: str
+    fallback_id: str
+    value: Any = None
+    problem: str | None = None
+
+
+def read_examples(
+    path: str | Path, *, image_root: Path | None = None, limit: int | None = None
+) -> list[Example]:
+    """The examples of a data file, in its order.
+
+    Args:
+        path: JSONL with `messages`, or LLaVA JSON (an array, or JSONL of the same rows).
+        image_root: Where relative image paths start; by default the file's own folder.
+        limit: Read only so many rows.
+
+    Raises:
+        InputError: Anything is wrong with the file; all of it, each with its line.
+    """
+    scan = scan_file(path, image_root, limit)
+    if scan.problems:
+        raise InputError(shorten(scan.problems))
+    return scan.examples
+
+
+def check_file(path: str | Path, image_root: Path | None = None) -> list[str]:
+    """Every problem of a data file with its line; empty when it is sound."""
+    return scan_file(path, image_root).problems
+
+
+def shorten(problems: list[str], shown: int = SHOWN) -> list[str]:
+    """The first problems and how many more there are, so that a terminal keeps its head."""
+    more = len(problems) - shown
+    return problems if more <= 0 else [*problems[:shown], f"and {more} more problems"]
+
+
+def scan_file(path: str | Path, image_root: Path | None = None, limit: int | None = None) -> Scan:
+    """The file's sound examples beside every problem of the others."""
+    path = Path(path)
+    scan = Scan()
+    folder = image_root if image_root is not None else path.parent
+    if image_root is not None and not image_root.is_dir():
+        scan.problems.append(f"image folder {image_root} does not exist")
+        return scan
+    text = _read_text(path, scan)
+    if text is None:
+        return scan
+    first_seen: dict[str, str] = {}
+    for row in islice(_rows(text, path), limit):
+        _add_row(scan, row, folder, first_seen)
+    if not scan.examples and not scan.problems:
+        scan.problems.append(f"{path}: it holds no examples")
+    return scan
+
+
+def _add_row(scan: Scan, row: Row, folder: Path, first_seen: dict[str, str]) -> None:
+    if row.problem is not None:
+        scan.problems.append(f"{row.source}: {row.problem}")
+        return
+    if not isinstance(row.value, dict):
+        kind = type(row.value).__name__
+        scan.problems.append(f"{row.source}: the row is a {kind}; wanted an object")
+        return
+    reader = Reader(folder)
+    example = reader.example(row.value, row.fallback_id, row.source)
+    scan.problems.extend(f"{row.source}: {problem}" for problem in reader.problems)
+    if example is None:
+        return
+    before = first_seen.setdefault(example.id, row.source)
+    if before != row.source:
+        scan.problems.append(f"{row.source}: id {example.id!r} is taken by {before}")
+    else:
+        scan.examples.append(example)
+
+
+def _read_text(path: Path, scan: Scan) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        scan.problems.append(
+            f"{path}: it is no UTF-8 text (byte {error.start}); wanted JSONL or a JSON array"
+        )
+    except OSError as error:
+        scan.problems.append(f"data file {path} cannot be read: {error.strerror or error}")
+    return None
+
+
+def _rows(text: str, path: Path) -> Iterator[Row]:
+    if text.lstrip().startswith("["):
+        yield from _array_rows(text, path)
+    else:
+        yield from _line_rows(text, path)
+
+
+def _line_rows(text: str, path: Path) -> Iterator[Row]:
+    """JSONL: one object per line; blank lines are passed over but counted."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        source = f"{path}:{number}"
+        try:
+            yield Row(source, str(number), json.loads(line))
+        except ValueError as error:
+            yield Row(source, str(number), problem=f"broken JSON: {error}")
+
+
+def _array_rows(text: str, path: Path) -> Iterator[Row]:
+    """A JSON array, decoded item by item so that each one's line is known."""
+    decoder = json.JSONDecoder()
+    place, line, counted = _skip(text, text.index("[") + 1), 1, 0
+    number = 0
+    while place < len(text) and text[place] != "]":
+        number += 1
+        line, counted = line + text.count("\n", counted, place), place
+        source = f"{path}:{line} (item {number})"
+        try:
+            value, place = decoder.raw_decode(text, place)
+        except json.JSONDecodeError as error:
+            yield Row(f"{path}:{error.lineno}", str(number), problem=f"broken JSON: {error.msg}")
+            return  # after a broken item nothing tells where the next begins
+        yield Row(source, str(number), value)
+        place = _skip(text, place)
+        if text[place : place + 1] == ",":
+            place = _skip(text, place + 1)
+        elif text[place : place + 1] != "]":
+            break
+    if text[place : place + 1] != "]" or text[place + 1 :].strip():
+        line += text.count("\n", counted, place)
+        yield Row(f"{path}:{line}", str(number), problem="broken JSON: the array does not end well")
+
+
+def _skip(text: str, place: int) -> int:
+    while place < len(text) and text[place] in " \t\r\n":
+        place += 1
+    return place

@@ -1,0 +1,93 @@
+"""Scoring a model on a task: the answers, what each is worth, and their mean with its error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Unpack
+
+from narrowtune.data.example import Example
+from narrowtune.evaluation.tasks import How, PreparedTask, TaskResult, prepare, standard_error
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from narrowtune.evaluation.likelihood import ChoiceScore
+    from narrowtune.models.processing import Processing
+
+
+def evaluate(
+    model: nn.Module, processing: Processing, examples: Iterable[Example], **how: Unpack[How]
+) -> TaskResult:
+    """The model's score on `examples`.
+
+    To score the same task on several models, `prepare` it once and call `score`.
+
+    Args:
+        model: A transformers model; its weights, modes and settings are left as they are.
+        processing: Its tokenizer, chat template and image processor.
+        examples: The task, in file order.
+        **how: `metric`, `scoring`, `batch_size`, `max_new_tokens`; see `How`.
+
+    Raises:
+        InputError: The task cannot be scored this way; everything that is wrong, with its line.
+    """
+    return score(model, prepare(processing, examples, how))
+
+
+def score(model: nn.Module, task: PreparedTask) -> TaskResult:
+    """The model's score on a prepared task."""
+    samples = _generated(model, task) if task.scoring == "generate" else _by_choice(model, task)
+    scores = [float(sample["score"]) for sample in samples]
+    return TaskResult(
+        value=sum(scores) / len(scores),
+        n=len(scores),
+        stderr=standard_error(scores),
+        task_version=task.version,
+        higher_is_better=task.metric.higher_is_better,
+        samples=samples,
+    )
+
+
+def _generated(model: nn.Module, task: PreparedTask) -> list[dict[str, Any]]:
+    from narrowtune.evaluation.generation import generate_answers
+
+    answers = generate_answers(model, task.processing, task.batches, task.max_new_tokens)
+    return [
+        {
+            "id": example.id,
+            "prediction": answer.text,
+            "references": list(example.references),
+            "score": task.metric.score(answer.text, example.references, example.choices),
+            "truncated": answer.truncated,
+        }
+        for example, answer in zip(task.examples, answers, strict=True)
+    ]
+
+
+def _by_choice(model: nn.Module, task: PreparedTask) -> list[dict[str, Any]]:
+    from narrowtune.evaluation.likelihood import score_choices
+
+    counts = [len(example.choices) for example in task.examples]
+    scored = score_choices(model, task.batches, counts)
+    by_sum = task.scoring == "likelihood-sum"
+    rows = zip(task.examples, task.golds, scored, strict=True)
+    return [_choice_sample(example, gold, choices, by_sum) for example, gold, choices in rows]
+
+
+def _choice_sample(
+    example: Example, gold: frozenset[int], choices: Sequence[ChoiceScore], by_sum: bool
+) -> dict[str, Any]:
+    """One sample's record; of equally likely choices the first is taken, as lm-eval does."""
+    places = range(len(choices))
+    likeliest = max(places, key=lambda place: choices[place].total)
+    likeliest_per_character = max(places, key=lambda place: choices[place].per_character)
+    taken = likeliest if by_sum else likeliest_per_character
+    return {
+        "id": example.id,
+        "prediction": choices[taken].text,
+        "references": list(example.references),
+        "score": float(taken in gold),
+        "acc": float(likeliest in gold),
+        "acc_norm": float(likeliest_per_character in gold),
+        "choices": [choice.to_dict() for choice in choices],
+    }

@@ -1,0 +1,195 @@
+"""A task made ready for a model's processing, and what scoring it gives. No torch at import."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+
+from narrowtune.data.example import Example
+from narrowtune.errors import InputError, nearest
+from narrowtune.evaluation.metrics import Metric, metric_named, misfits
+
+if TYPE_CHECKING:
+    from narrowtune.data.encoding import Encoded
+    from narrowtune.evaluation.batches import Batches
+    from narrowtune.models.processing import Processing
+
+Scoring = Literal["generate", "likelihood", "likelihood-sum"]
+SCORING_REVISIONS: dict[str, int] = {"generate": 1, "likelihood": 1, "likelihood-sum": 1}
+"""Raised whenever the same model would be scored differently by that way of scoring."""
+
+_SHOWN = 20
+
+
+class How(TypedDict, total=False):
+    """How a task is answered and judged.
+
+    Attributes:
+        metric: A name in `METRICS`; "exact" unless given.
+        scoring: "generate" (greedy answer, the default), "likelihood" (the choice with the
+            highest log-likelihood per character) or "likelihood-sum" (the highest sum).
+        batch_size: Sequences per batch, 64 unless given; changes speed and memory, not the score.
+        max_new_tokens: The longest greedy answer, 32 tokens unless given.
+    """
+
+    metric: str
+    scoring: Scoring
+    batch_size: int
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A task's value on one model.
+
+    Attributes:
+        value: Mean score of the samples, 0 to 1.
+        n: Samples.
+        stderr: Standard error of that mean (see `standard_error`).
+        task_version: Metric and way of scoring, each with its revision.
+        higher_is_better: The value's direction.
+        samples: One dictionary per example in file order, ready for JSONL: id, prediction,
+            references, score; `truncated` for generated answers; the choices' log-likelihoods
+            and right or wrong by either normalisation (`acc`, `acc_norm`) for scored choices.
+    """
+
+    value: float
+    n: int
+    stderr: float
+    task_version: str
+    higher_is_better: bool
+    samples: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """A task checked and encoded once, to be scored on any number of models.
+
+    `golds` are the right choices' places per example; empty when answers are generated.
+    """
+
+    examples: tuple[Example, ...]
+    metric: Metric
+    scoring: Scoring
+    max_new_tokens: int
+    processing: Processing
+    batches: Batches
+    golds: tuple[frozenset[int], ...]
+
+    @property
+    def version(self) -> str:
+        """What a score of this task rests on: metric and way of scoring with their revisions."""
+        return f"{self.metric.version}+{self.scoring}/{SCORING_REVISIONS[self.scoring]}"
+
+
+def standard_error(scores: Sequence[float]) -> float:
+    """Standard error of the mean: sample standard deviation (n - 1) over the root of n.
+
+    For right-or-wrong scores that is sqrt(p (1 - p) / (n - 1)), as lm-eval reports it. One sample
+    tells nothing about spread, so n = 1 gives 0.5, the largest value any n can give, not 0.
+    It is 0 when all samples agree; that is no proof of certainty for small n.
+    """
+    if len(scores) < 2:
+        return 0.5
+    return statistics.stdev(scores) / math.sqrt(len(scores))
+
+
+def prepare(processing: Processing, examples: Iterable[Example], how: How) -> PreparedTask:
+    """Check and encode a task; everything that can be wrong with it is told here.
+
+    Raises:
+        InputError: Unknown metric or scoring, no examples, references the metric cannot read,
+            choices missing or without the right one, prompts too long; all with their lines.
+    """
+    rows = tuple(examples)
+    metric = metric_named(how.get("metric", "exact"))
+    scoring = how.get("scoring", "generate")
+    if scoring not in get_args(Scoring):
+        raise InputError(f"no scoring is called {scoring!r}: {nearest(scoring, get_args(Scoring))}")
+    if not rows:
+        raise InputError("the task has no examples to score")
+    tokens = how.get("max_new_tokens", 32)
+    if scoring == "generate":
+        golds: tuple[frozenset[int], ...] = ()
+        _refuse(misfits(metric.name, rows))
+        encoded = _encode_each(rows, processing, tokens)
+    else:
+        golds = tuple(right_choices(example, metric) for example in rows)
+        _refuse(
+            [problem for e, gold in zip(rows, golds, strict=True) for problem in _wrong(e, gold)]
+        )
+        encoded = _encode_each(rows, processing, None)
+    from narrowtune.evaluation.batches import Batches
+
+    side: Literal["left", "right"] = "left" if scoring == "generate" else "right"
+    batches = Batches(encoded, processing, how.get("batch_size", 64), side)
+    return PreparedTask(rows, metric, scoring, tokens, processing, batches, golds)
+
+
+def right_choices(example: Example, metric: Metric) -> frozenset[int]:
+    """The places of the choices that are accepted: written as a reference is, else by metric."""
+    accepted = {reference.strip() for reference in example.references}
+    places = [i for i, choice in enumerate(example.choices) if choice.strip() in accepted]
+    if not places:
+        places = [
+            place
+            for place, choice in enumerate(example.choices)
+            if metric.score(choice, example.references, example.choices) == 1.0
+        ]
+    return frozenset(places)
+
+
+def _wrong(example: Example, gold: frozenset[int]) -> list[str]:
+    """What keeps an example from being scored by likelihood."""
+    if len(example.choices) < 2:
+        return [
+            f"{example.source}: scoring by likelihood needs a row's `choices`, two at least; "
+            f"it has {len(example.choices)}"
+        ]
+    if not gold:
+        return [
+            f"{example.source}: the reference {example.references[0]!r} is none of the choices "
+            f"{list(example.choices)}"
+        ]
+    return []
+
+
+def _encode_each(
+    examples: Sequence[Example], processing: Processing, room: int | None
+) -> list[Encoded]:
+    """Prompts with room for an answer of `room` tokens, or one sequence per choice if None."""
+    from narrowtune.data.encoding import encode_prompt
+    from narrowtune.evaluation.likelihood import encode_choices
+
+    encoded: list[Encoded] = []
+    problems: list[str] = []
+    for example in examples:
+        try:
+            if room is None:
+                encoded += encode_choices(example, processing)
+                continue
+            prompt = encode_prompt(example, processing)
+        except InputError as error:
+            problems += error.problems
+            continue
+        encoded.append(prompt)
+        if processing.max_length is not None and len(prompt) + room > processing.max_length:
+            problems.append(
+                f"{example.source}: a prompt of {len(prompt)} tokens leaves no room for "
+                f"{room} new ones (max_new_tokens) within the {processing.max_length} positions "
+                "of the model; shorten it, or allow fewer"
+            )
+    _refuse(problems)
+    return encoded
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    """Raise all problems at once, the first twenty in full."""
+    if problems:
+        more = len(problems) - _SHOWN
+        raise InputError(
+            [*problems[:_SHOWN], *([f"and {more} more like these"] if more > 0 else [])]
+        )

@@ -1,0 +1,1 @@
+"""Everything that knows transformers: configs and classes, weights, processors."""

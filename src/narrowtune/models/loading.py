@@ -1,0 +1,134 @@
+"""Weights from a folder, a hub id or a bundled name, in a dtype chosen with a reason."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from narrowtune.models.skeleton import load_config, model_class, resolve
+from torch import nn
+from transformers.utils.logging import disable_progress_bar
+
+from narrowtune.errors import InputError
+
+# What lies beside the weights: configs, vocabularies, templates. Weight indexes are excluded
+# because `save_pretrained` writes its own.
+_COMPANIONS = (".json", ".jinja", ".model", ".txt")
+
+
+def load_model(
+    model: str, revision: str | None = None, dtype: str = "auto", device: str | None = None
+) -> nn.Module:
+    """The model with its weights, in evaluation mode.
+
+    Args:
+        model: A bundled name, a local folder or a hub id.
+        revision: Commit of a hub model.
+        dtype: `float32`, `bfloat16` or `auto` (see `choose_dtype`).
+        device: A torch device; the GPU where there is one, otherwise the CPU.
+
+    Raises:
+        InputError: If it is no model, or its weights don't fit its config.
+    """
+    target = device or default_device()
+    disable_progress_bar()
+    config = load_config(model, revision)
+    kind: Any = model_class(config)
+    try:
+        loaded, info = kind.from_pretrained(
+            resolve(model),
+            revision=revision,
+            dtype=choose_dtype(dtype, target),
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InputError(f"the weights of {model} can't be loaded: {error}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise InputError(
+            f"{model} lacks {len(missing)} weights of {kind.__name__}, first {missing[0]}: "
+            "the folder is incomplete or its config belongs to another model"
+        )
+    module: nn.Module = loaded.to(target).eval()
+    return module
+
+
+def choose_dtype(dtype: str, device: str) -> torch.dtype:
+    """The compute dtype: as asked, or for `auto` float32 on CPU and bfloat16 elsewhere."""
+    if dtype == "auto":
+        return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+
+
+def default_device() -> str:
+    """`cuda` where PyTorch sees a GPU, `mps` on Apple silicon, otherwise `cpu`."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def save_model(model: nn.Module, source: str, folder: Path, revision: str | None = None) -> None:
+    """Write a folder that `from_pretrained` loads: weights, config, tokenizer, processor.
+
+    Args:
+        model: The taught model.
+        source: The model it was loaded from, whose tokenizer and processor files are copied.
+        folder: Where to write.
+        revision: Commit of a hub model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    inner: Any = getattr(model, "module", model)
+    inner.save_pretrained(folder)
+    for file in sorted(_local_folder(source, revision).iterdir()):
+        fresh = not (folder / file.name).exists()
+        if fresh and file.suffix in _COMPANIONS and not file.name.endswith(".index.json"):
+            shutil.copyfile(file, folder / file.name)
+
+
+def _local_folder(source: str, revision: str | None) -> Path:
+    folder = Path(resolve(source))
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"*{suffix}" for suffix in _COMPANIONS]
+    return Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+
+
+@contextmanager
+def without_gradient(model: nn.Module, prefixes: Sequence[str]) -> Iterator[None]:
+    """Run the modules at `prefixes` under `no_grad` while the context lasts.
+
+    For frozen towers that read pixels only: nothing of theirs is saved for a backward pass,
+    whatever checkpointing or input hooks the rest of the model uses.
+    """
+    inner = getattr(model, "module", model)
+    modules = [module for prefix in prefixes for module in _callable_modules(inner, prefix)]
+    before = [module.forward for module in modules]
+    for module in modules:
+        module.forward = torch.no_grad()(module.forward)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for module, forward in zip(modules, before, strict=True):
+            module.forward = forward  # type: ignore[method-assign]
+
+
+def _callable_modules(model: nn.Module, prefix: str) -> list[nn.Module]:
+    """The modules at `prefix` that have a forward of their own: a list's members, not the list."""
+    try:
+        module = model.get_submodule(prefix)
+    except AttributeError:
+        return []  # the prefix names a bare parameter, not a module
+    if isinstance(module, nn.ModuleList | nn.ModuleDict):
+        return [
+            child
+            for name, _ in module.named_children()
+            for child in _callable_modules(module, name)
+        ]
+    return [module]

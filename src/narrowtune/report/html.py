@@ -1,0 +1,71 @@
+"""The report as one self-contained HTML file that asks the network for nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from narrowtune.analysis import Estimate, Samples
+from narrowtune.analysis.wording import bounds, signed
+from narrowtune.record import Record, write_text_atomically
+from narrowtune.report.page import page_values
+from narrowtune.report.predictions import read_samples
+from narrowtune.report.units import count, duration, memory, share
+
+
+def write_html(record: Record, path: Path, samples: Samples | None = None) -> Path:
+    """Write the report to `path`, replacing an older one.
+
+    Predictions are read from the folder of `path` unless they are given.
+    """
+    if samples is None:
+        samples = read_samples(path.parent, record)
+    write_text_atomically(path, render_html(record, samples))
+    return path
+
+
+def render_html(record: Record, samples: Samples) -> str:
+    """The page as text. Its content security policy forbids every request, plotly's too."""
+    template = _templates().get_template("report.html.j2")
+    return template.render(plotly=get_plotlyjs(), **page_values(record, samples))
+
+
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("narrowtune.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "points": _points,
+        "bounds": _bounds,
+        "percent": _percent,
+        "typeset": _typeset,
+        "count": count,
+        "duration": duration,
+        "memory": memory,
+    }
+    environment.globals |= {"share": share}
+    return environment
+
+
+def _points(value: float) -> str:
+    return _typeset(signed(value))
+
+
+def _bounds(estimate: Estimate) -> str:
+    return _typeset(bounds(estimate))
+
+
+def _typeset(text: str) -> str:
+    """The text with true minus signs before its numbers; hyphens in names stay."""
+    return re.sub(r"(?<![\w.+-])-(?=\d)", "\N{MINUS SIGN}", text)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"

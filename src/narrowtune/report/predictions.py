@@ -1,0 +1,55 @@
+"""Reading the per-sample predictions that lie beside a record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from narrowtune.analysis import Sample, Samples
+from narrowtune.errors import InputError
+from narrowtune.record import Record, predictions_path
+
+
+def read_samples(folder: Path, record: Record) -> Samples:
+    """Every answer whose file is there; a score without one simply stays unpaired.
+
+    Raises:
+        InputError: If files are damaged, naming each bad line.
+    """
+    rows: dict[tuple[str, str, str], Mapping[str, Sample]] = {}
+    problems: list[str] = []
+    for score in record.scores:
+        path = predictions_path(folder, score.arm, score.stage, score.task)
+        if path.is_file():
+            rows[score.arm, score.stage, score.task] = _read_file(path, problems)
+    if problems:
+        raise InputError(problems)
+    return Samples(rows)
+
+
+def _read_file(path: Path, problems: list[str]) -> dict[str, Sample]:
+    samples: dict[str, Sample] = {}
+    for number, line in _lines(path):
+        try:
+            sample = _sample(json.loads(line))
+        except (ValueError, TypeError, KeyError) as error:
+            problems.append(f"{path}:{number} is not a prediction ({error!r})")
+            continue
+        if sample.id in samples:
+            problems.append(f"{path}:{number} repeats the sample id {sample.id!r}")
+        samples[sample.id] = sample
+    return samples
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield number, line
+
+
+def _sample(row: Any) -> Sample:
+    references = tuple(str(reference) for reference in row.get("references", ()))
+    return Sample(str(row["id"]), str(row["prediction"]), references, float(row["score"]))

@@ -1,0 +1,239 @@
+"""One arm through its stages: teach, check the ledger, score, keep what was trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from narrowtune.data.batching import Batch, collate
+from narrowtune.data.encoding import Encoded
+from narrowtune.delta import changed, fingerprint, load_tensors, save_tensors
+from narrowtune.engine import Engine, peak_bytes, reset_peak
+from narrowtune.evaluation import evaluate
+from narrowtune.models.loading import load_model, save_model, without_gradient
+from narrowtune.record import (
+    Cost,
+    DataOrder,
+    LedgerRow,
+    LossRow,
+    Score,
+    predictions_path,
+    write_predictions,
+)
+from narrowtune.runner.folder import checkpoint_path, model_path, trained_path
+from narrowtune.runner.journal import Journal
+from narrowtune.runner.observer import Observer
+from narrowtune.runner.planning import ArmPlan, Plan, StagePlan, TaskPlan
+from narrowtune.training import Hooks, Interrupted, StageResult, StepResult, run_stage
+
+if TYPE_CHECKING:
+    from narrowtune.runner.execute import Options
+
+Trained = Sequence[tuple[str, nn.Parameter]]
+
+
+@dataclass
+class Session:
+    """What every step of a run needs at hand."""
+
+    plan: Plan
+    folder: Path
+    engine: Engine
+    options: Options
+    journal: Journal
+    observer: Observer
+    should_stop: Callable[[], bool] = lambda: False
+
+
+def teach_arm(session: Session, arm: ArmPlan) -> None:
+    """Take the base through all stages of an arm, skipping what the record already holds."""
+    todo = [stage for stage in session.plan.stages if not _finished(session, arm, stage)]
+    saved = model_path(session.folder, arm.name)
+    if not todo and (saved.exists() or not session.options.save_models):
+        return
+    spec = session.plan.experiment.model
+    model = load_model(spec.id, spec.revision, spec.dtype, str(session.engine.device))
+    trained = arm.selection.apply(model)
+    for stage in session.plan.stages:
+        _do_stage(session, model, trained, arm, stage)
+    if session.options.save_models and session.engine.is_main:
+        save_model(model, spec.id, saved, spec.revision)
+
+
+def score_all(session: Session, model: nn.Module, arm: str, stage: str) -> None:
+    """Score every task on the model as it stands, task by task into the record."""
+    todo = [
+        task
+        for task in session.plan.tasks
+        if not session.journal.has("scores", arm=arm, stage=stage, task=task.name)
+    ]
+    if not todo:
+        return
+    session.observer.phase(f"{arm} · scoring after {stage}", len(todo))
+    for task in todo:
+        if session.should_stop():
+            raise Interrupted(f"stopped before scoring {task.name}")
+        started = time.monotonic()
+        score = _score(session, model, task, (arm, stage))
+        session.journal.add(scores=[score])
+        session.journal.charge_evaluation(arm, stage, time.monotonic() - started)
+        session.observer.score(score)
+
+
+def _do_stage(
+    session: Session, model: nn.Module, trained: Trained, arm: ArmPlan, stage: StagePlan
+) -> None:
+    kept = trained_path(session.folder, arm.name, stage.name)
+    if session.journal.has("ledger", arm=arm.name, stage=stage.name):
+        _put_back(trained, load_tensors(kept))
+    else:
+        _teach_stage(session, model, trained, arm, stage)
+    if "after_stage" in session.plan.experiment.evaluate:
+        score_all(session, model, arm.name, stage.name)
+
+
+def _teach_stage(
+    session: Session, model: nn.Module, trained: Trained, arm: ArmPlan, stage: StagePlan
+) -> None:
+    names = [name for name, _ in trained]
+    checkpoint = checkpoint_path(session.folder, arm.name, stage.name)
+    before = fingerprint(model, names)
+    reset_peak(session.engine.device)
+    model.train()
+    with _frozen_towers_without_gradient(session, model, arm):
+        result = _run(session, model, trained, (arm, stage), checkpoint)
+    model.eval()
+    peak = peak_bytes(session.engine.device)
+    difference = changed(before, fingerprint(model, names))
+    ledger = LedgerRow(
+        arm=arm.name,
+        stage=stage.name,
+        held=not difference,
+        frozen=len(before),
+        changed=difference,
+    )
+    if session.engine.is_main:
+        tensors = {name: parameter for name, parameter in trained}
+        save_tensors(trained_path(session.folder, arm.name, stage.name), tensors)
+    _record_stage(session, (arm, stage), result, ledger, peak)
+    if session.engine.is_main:
+        checkpoint.unlink(missing_ok=True)
+
+
+def _run(
+    session: Session,
+    model: nn.Module,
+    trained: Trained,
+    unit: tuple[ArmPlan, StagePlan],
+    checkpoint: Path,
+) -> StageResult:
+    settings = session.plan.settings(*unit)
+    session.observer.phase(f"{unit[0].name} · teaching {unit[1].name}", settings.steps)
+    started = time.monotonic()
+    first: list[int] = []
+
+    def on_step(result: StepResult) -> None:
+        first.append(result.step)
+        here = result.step - first[0] + 1  # steps of this session, after a resume
+        speed = here * settings.batch_size / (time.monotonic() - started)
+        session.observer.step(result, speed)
+
+    hooks = Hooks(checkpoint, session.options.checkpoint_seconds, on_step, session.should_stop)
+    to_batch = partial(_batch, session)
+    return run_stage(model, trained, (unit[1].rows, to_batch), settings, session.engine, hooks)
+
+
+def _batch(session: Session, rows: Sequence[Encoded]) -> Batch:
+    batch = collate(rows, session.plan.processing, padding_side="right")
+    return batch.to(session.engine.device)
+
+
+def _frozen_towers_without_gradient(
+    session: Session, model: nn.Module, arm: ArmPlan
+) -> AbstractContextManager[None]:
+    """Frozen towers between the pixels and the first trained tower save nothing for backward."""
+    anatomy = session.plan.anatomy
+    towers = {tensor.tower for tensor in arm.selection.tensors}
+    frozen: list[str] = []
+    for tower in ("vision", "audio", "connector"):  # in the order that data passes them
+        if tower in towers:
+            break
+        frozen += anatomy.tower_prefixes(tower)
+    return without_gradient(model, frozen)
+
+
+def _record_stage(
+    session: Session,
+    unit: tuple[ArmPlan, StagePlan],
+    result: StageResult,
+    ledger: LedgerRow,
+    peak: int,
+) -> None:
+    arm, stage = unit
+    where = {"arm": arm.name, "stage": stage.name}
+    cost = Cost(
+        **where,
+        seconds=result.seconds,
+        steps=len(result.steps),
+        samples=result.samples,
+        tokens=result.tokens,
+        supervised_tokens=result.supervised_tokens,
+        samples_per_second=result.samples / result.seconds,
+        peak_bytes=peak,
+        trained_numel=arm.selection.trained_numel,
+        total_numel=arm.selection.total_numel,
+    )
+    losses = [LossRow(**where, **vars(step)) for step in result.steps]
+    order = DataOrder(**where, sha256=result.order_sha256)
+    session.journal.add(ledger=[ledger], cost=[cost], losses=losses, data_order=[order])
+    session.observer.ledger(ledger)
+
+
+def _score(session: Session, model: nn.Module, task: TaskPlan, unit: tuple[str, str]) -> Score:
+    arm, stage = unit
+    result = evaluate(
+        model,
+        session.plan.processing,
+        task.examples,
+        metric=task.spec.metric,
+        scoring=task.spec.scoring,
+        batch_size=session.options.evaluation_batch_size,
+        max_new_tokens=task.spec.max_new_tokens,
+    )
+    if session.engine.is_main:
+        path = predictions_path(session.folder, arm, stage, task.name)
+        write_predictions(path, result.samples)
+    return Score(
+        arm=arm,
+        stage=stage,
+        task=task.name,
+        role="target" if task.role == "target" else "held_out",
+        metric=task.spec.metric,
+        value=result.value,
+        n=result.n,
+        stderr=result.stderr,
+        task_version=result.task_version,
+    )
+
+
+def _finished(session: Session, arm: ArmPlan, stage: StagePlan) -> bool:
+    journal, where = session.journal, {"arm": arm.name, "stage": stage.name}
+    if "after_stage" not in session.plan.experiment.evaluate:
+        return journal.has("ledger", **where)
+    return journal.has("ledger", **where) and all(
+        journal.has("scores", task=task.name, **where) for task in session.plan.tasks
+    )
+
+
+@torch.no_grad()
+def _put_back(trained: Trained, tensors: dict[str, torch.Tensor]) -> None:
+    for name, parameter in trained:
+        parameter.copy_(tensors[name])

@@ -1,0 +1,34 @@
+"""What a result was computed with, for the record."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+_PACKAGES = ("narrowtune", "torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow")
+
+
+def environment(device: torch.device, processes: int) -> dict[str, Any]:
+    """Versions, hardware and thread count: what "same hardware, same numbers" refers to."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {package: _version(package) for package in _PACKAGES},
+        "device": str(device),
+        "device_name": name or platform.machine(),
+        "processes": processes,
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,112 @@
+"""Doing what the plan says: base scores, then every arm through every stage, all recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from narrowtune.delta import fingerprint
+from narrowtune.engine import Engine
+from narrowtune.errors import NarrowTuneError, RunFailed
+from narrowtune.experiment import digest
+from narrowtune.models.loading import choose_dtype, load_model
+from narrowtune.record import BASE, Record
+from narrowtune.runner.arm import Session, score_all, teach_arm
+from narrowtune.runner.environment import environment
+from narrowtune.runner.folder import claim
+from narrowtune.runner.interrupt import stop_on_signal
+from narrowtune.runner.journal import Journal
+from narrowtune.runner.observer import Observer
+from narrowtune.runner.planning import Plan
+from narrowtune.training import Interrupted
+
+
+@dataclass(frozen=True)
+class Options:
+    """What cannot change a result.
+
+    Attributes:
+        device: A torch device; the GPU where there is one, otherwise the CPU.
+        evaluation_batch_size: Samples answered at once.
+        checkpoint_seconds: How often a stage in progress is saved.
+        save_models: Whether each arm's finished model is written as a folder that
+            `from_pretrained` loads. The trained tensors of every stage are kept in any case.
+    """
+
+    device: str | None = None
+    evaluation_batch_size: int = 64
+    checkpoint_seconds: float = 60.0
+    save_models: bool = True
+
+
+def run(
+    plan: Plan,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    options: Options | None = None,
+    observer: Observer | None = None,
+) -> Record:
+    """Carry the plan out and return its record, which also lies in `out`.
+
+    Args:
+        plan: What to do.
+        out: A folder that is new or empty, or holds this very run when `resume` is set.
+        resume: Go on where an interrupted run stopped, to the same bits.
+        options: What cannot change a result.
+        observer: Told of progress.
+
+    Raises:
+        InputError: If `out` holds something else.
+        RunFailed: If the loss became NaN; the record says so and keeps all before it.
+        Interrupted: On Ctrl-C; the run can be resumed.
+    """
+    folder, chosen = Path(out), options or Options()
+    earlier = claim(folder, plan.digest, resume)
+    engine = Engine(chosen.device)
+    engine.wait()  # nobody writes the record before everybody has seen the folder
+    record = earlier or Record(
+        experiment=plan.experiment, digest=plan.digest, plan=plan.to_dict(), data=plan.files
+    )
+    journal = Journal(record, folder, writes=engine.is_main)
+    if earlier is not None and earlier.status == "complete":
+        return earlier
+    session = Session(plan, folder, engine, chosen, journal, observer or Observer())
+    _watched(session)
+    return journal.record
+
+
+def _watched(session: Session) -> None:
+    """Run to the end, or leave a valid record that says why not."""
+    journal = session.journal
+    try:
+        with stop_on_signal() as stop:
+            session.should_stop = stop
+            _everything(session)
+    except (KeyboardInterrupt, Interrupted) as error:
+        journal.status("interrupted", str(error) or "interrupted")
+        raise Interrupted(str(error) or "interrupted") from error
+    except NarrowTuneError as error:
+        journal.status("failed", str(error))
+        raise RunFailed(str(error)) from error
+    except Exception as error:
+        journal.status("failed", f"{type(error).__name__}: {error}")
+        raise
+    journal.status("complete")
+
+
+def _everything(session: Session) -> None:
+    plan, journal = session.plan, session.journal
+    journal.status("running")
+    spec = plan.experiment.model
+    model = load_model(spec.id, spec.revision, spec.dtype, str(session.engine.device))
+    if not journal.record.environment:
+        facts = environment(session.engine.device, session.engine.processes)
+        facts["dtype"] = str(choose_dtype(spec.dtype, str(session.engine.device)))
+        facts["model_sha256"] = digest(fingerprint(model, ()))
+        journal.environment(facts)
+    if "base" in plan.experiment.evaluate:
+        score_all(session, model, BASE, BASE)
+    del model
+    for arm in plan.arms:
+        teach_arm(session, arm)

@@ -1,0 +1,67 @@
+"""The record while a run writes it: on disk after every fact, valid at every moment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from narrowtune.record import Cost, Record, Row, Score, Status, write_record
+
+
+class Journal:
+    """Adds rows to a record and writes it at once.
+
+    Args:
+        record: The record to begin from.
+        folder: Where `record.json` lies.
+        writes: False on all processes but the main one.
+    """
+
+    def __init__(self, record: Record, folder: Path, writes: bool = True) -> None:
+        self.record = record
+        self._folder = folder
+        self._writes = writes
+
+    def add(self, **rows: list[Any]) -> None:
+        """Append rows to the named lists of the record, as in `add(scores=[score])`."""
+        lists: dict[str, Any] = {
+            name: (*getattr(self.record, name), *new) for name, new in rows.items()
+        }
+        self._replace(lists)
+
+    def status(self, status: Status, error: str | None = None) -> None:
+        """Say how the run stands."""
+        self._replace({"status": status, "error": error})
+
+    def environment(self, facts: dict[str, Any]) -> None:
+        """Say what the run computes with."""
+        self._replace({"environment": facts})
+
+    def has(self, rows: str, **keys: str) -> bool:
+        """Whether one of the record's rows has all these values."""
+        return any(_matches(row, keys) for row in getattr(self.record, rows))
+
+    def charge_evaluation(self, arm: str, stage: str, seconds: float) -> None:
+        """Add evaluation time to a stage's cost row, where it has one."""
+        costs = tuple(_charged(cost, arm, stage, seconds) for cost in self.record.cost)
+        self._replace({"cost": costs})
+
+    def scores_of(self, arm: str, stage: str) -> tuple[Score, ...]:
+        """The scores taken of one arm after one stage."""
+        keys = {"arm": arm, "stage": stage}
+        return tuple(score for score in self.record.scores if _matches(score, keys))
+
+    def _replace(self, values: dict[str, Any]) -> None:
+        self.record = self.record.model_copy(update=values)
+        if self._writes:
+            write_record(self.record, self._folder)
+
+
+def _matches(row: Row, keys: dict[str, str]) -> bool:
+    return all(getattr(row, key) == value for key, value in keys.items())
+
+
+def _charged(cost: Cost, arm: str, stage: str, seconds: float) -> Cost:
+    if (cost.arm, cost.stage) != (arm, stage):
+        return cost
+    return cost.model_copy(update={"evaluation_seconds": cost.evaluation_seconds + seconds})

@@ -1,0 +1,25 @@
+"""Who watches a run: the command line draws a progress bar, a library user may do otherwise."""
+
+from __future__ import annotations
+
+from narrowtune.record import LedgerRow, Score
+from narrowtune.training import StepResult
+
+
+class Observer:
+    """Told of what happens, in order; every method does nothing until overridden."""
+
+    def phase(self, title: str, total: int) -> None:
+        """A new stretch of work begins, with `total` units (steps or tasks) ahead."""
+
+    def step(self, result: StepResult, samples_per_second: float) -> None:
+        """One optimiser step is done."""
+
+    def score(self, score: Score) -> None:
+        """One task has been scored."""
+
+    def ledger(self, row: LedgerRow) -> None:
+        """The frozen tensors of a stage have been checked."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""

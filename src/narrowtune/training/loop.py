@@ -1,0 +1,106 @@
+"""The training loop, seen whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from narrowtune.engine import Engine
+from narrowtune.errors import NarrowTuneError
+from narrowtune.models.supervised import predicting, supervised_logits
+from narrowtune.training.weights import TrainedWeights
+
+
+class MicroBatch(Protocol):
+    """What the loop needs of a collated micro-batch."""
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """Keyword arguments of the model's forward; `input_ids` is [batch, tokens]."""
+
+    @property
+    def supervised(self) -> Tensor:
+        """Bool, [batch, tokens]: the answer tokens, which alone are learned."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimiser step's work: its micro-batches, made when asked for, and their weight."""
+
+    micro_batches: Sequence[Callable[[], MicroBatch]]
+    supervised_tokens: int
+    learning_rate: float
+    max_grad_norm: float
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimiser step did; `loss` is the mean in nats per supervised token."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+
+
+class Diverged(NarrowTuneError):
+    """The loss or the gradient is no longer a number; the weights are those of the step before."""
+
+
+def teach(
+    model: nn.Module,
+    weights: TrainedWeights,
+    optimiser: torch.optim.Optimizer,
+    steps: Iterable[tuple[int, Step]],
+    engine: Engine,
+    on_step: Callable[[StepResult], None],
+) -> None:
+    """Run the steps: batch, loss, backward, clip, step, record.
+
+    The loss of a step is the sum over all its supervised tokens divided by their number, so
+    how the batch is cut into micro-batches and processes does not change the gradient.
+
+    Args:
+        model: The model, wrapped by the engine.
+        weights: Its trained weights; nothing else moves.
+        optimiser: Over `weights.masters`.
+        steps: Numbered steps, from 0 or from where a checkpoint left.
+        engine: Devices and processes.
+        on_step: Told of every finished step; may raise to end the stage between two steps.
+
+    Raises:
+        Diverged: When the loss or the gradient norm is not finite, before anything is changed.
+    """
+    for number, step in steps:
+        loss = torch.zeros((), device=engine.device)
+        last = len(step.micro_batches) - 1
+        for index, make in enumerate(step.micro_batches):
+            batch = make()
+            with engine.accumulating(model, index == last):
+                share = answer_loss(model, batch) / step.supervised_tokens
+                engine.backward(share)
+            weights.collect()
+            loss += share.detach()
+        mean = float(engine.sum(loss))
+        norm = weights.clip(step.max_grad_norm)
+        if not (math.isfinite(mean) and math.isfinite(norm)):
+            raise Diverged(f"loss {mean} and gradient norm {norm} at step {number + 1}")
+        for group in optimiser.param_groups:
+            group["lr"] = step.learning_rate
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        weights.write_back()
+        on_step(StepResult(number + 1, mean, step.learning_rate, norm))
+
+
+def answer_loss(model: nn.Module, batch: MicroBatch) -> Tensor:
+    """Summed cross-entropy, in nats, over the batch's supervised tokens."""
+    logits = supervised_logits(model, batch.inputs, predicting(batch.supervised))
+    targets = batch.inputs["input_ids"][batch.supervised]
+    return F.cross_entropy(logits.float(), targets, reduction="sum")

@@ -1,0 +1,32 @@
+"""The numbers a stage is trained with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything about training one stage that can change its result, but the data.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Samples per step, over all processes and micro-batches.
+        micro_batch_size: Samples put through the model at once, per process.
+        learning_rate: Peak learning rate.
+        schedule: `cosine`, `linear` or `constant`, after warm-up.
+        warmup: Share of the steps over which the rate rises from zero.
+        weight_decay: AdamW's decoupled decay, on matrices only.
+        max_grad_norm: L2 norm the gradient is clipped to.
+        seed: Decides the data order and any dropout.
+    """
+
+    steps: int
+    batch_size: int
+    micro_batch_size: int
+    learning_rate: float
+    schedule: str = "cosine"
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 0

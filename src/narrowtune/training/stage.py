@@ -1,0 +1,208 @@
+"""One stage from its first step, or from its checkpoint, to its last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+from torch import nn
+
+from narrowtune.data.encoding import Encoded
+from narrowtune.data.order import epoch_order, order_digest
+from narrowtune.engine import Engine, seed_everything
+from narrowtune.errors import NarrowTuneError
+from narrowtune.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from narrowtune.training.loop import Diverged, MicroBatch, Step, StepResult, teach
+from narrowtune.training.schedule import learning_rate_factor
+from narrowtune.training.settings import Settings
+from narrowtune.training.weights import TrainedWeights, adamw
+
+
+class Interrupted(NarrowTuneError):
+    """Stopped between two steps at the user's wish; a checkpoint has been written."""
+
+
+class Collate(Protocol):
+    """Makes a right-padded micro-batch on the engine's device."""
+
+    def __call__(self, rows: Sequence[Encoded], /) -> MicroBatch:
+        """The rows as one batch."""
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What surrounds a stage without changing its result.
+
+    Attributes:
+        checkpoint: Where to write, and resume from where it exists.
+        every_seconds: How often to write it.
+        on_step: Told of each finished step.
+        should_stop: Asked between steps; True writes a checkpoint and ends the stage.
+    """
+
+    checkpoint: Path
+    every_seconds: float = 60.0
+    on_step: Callable[[StepResult], None] = lambda result: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage did: its steps, and what they cost in this and earlier sessions."""
+
+    steps: tuple[StepResult, ...]
+    seconds: float
+    samples: int
+    tokens: int
+    supervised_tokens: int
+    order_sha256: str
+
+
+@dataclass
+class _Progress:
+    """Counts a stage keeps while it runs, and writes into its checkpoints."""
+
+    done: list[StepResult] = field(default_factory=list)
+    earlier_seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    saved: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return self.earlier_seconds + time.monotonic() - self.started
+
+    def as_checkpoint(self) -> Checkpoint:
+        return Checkpoint(tuple(self.done), self.seconds)
+
+
+def run_stage(
+    model: nn.Module,
+    named: Sequence[tuple[str, nn.Parameter]],
+    data: tuple[Sequence[Encoded], Collate],
+    settings: Settings,
+    engine: Engine,
+    hooks: Hooks,
+) -> StageResult:
+    """Train the named parameters on the data, with an optimiser of the stage's own.
+
+    Args:
+        model: The model; its trained parameters require gradients, all others do not.
+        named: The trained parameters.
+        data: Encoded samples, and how rows become a batch.
+        settings: Every number that decides the result.
+        engine: Devices and processes.
+        hooks: Checkpoints and progress.
+
+    Raises:
+        Diverged: The loss became NaN; the checkpoint holds the last good step.
+        Interrupted: `should_stop` said so; the checkpoint holds the last step.
+    """
+    seed_everything(settings.seed)
+    rows, collate = data
+    weights = TrainedWeights(named)
+    optimiser = adamw(weights, settings.learning_rate, settings.weight_decay)
+    progress = _resumed(hooks.checkpoint, weights, optimiser)
+    batches = batch_order([len(row) for row in rows], settings)
+    wrapped = engine.wrap(model)
+    steps = _steps(batches, rows, collate, settings, engine)
+
+    def save() -> None:
+        if engine.is_main:
+            save_checkpoint(hooks.checkpoint, weights, optimiser, progress.as_checkpoint())
+        progress.saved = time.monotonic()
+
+    def after_step(result: StepResult) -> None:
+        progress.done.append(result)
+        hooks.on_step(result)
+        if hooks.should_stop() and result.step < settings.steps:
+            save()
+            raise Interrupted(f"stopped after step {result.step} of {settings.steps}")
+        if time.monotonic() - progress.saved > hooks.every_seconds:
+            save()
+
+    try:
+        teach(wrapped, weights, optimiser, steps(len(progress.done)), engine, after_step)
+    except Diverged:
+        save()
+        raise
+    return _result(progress, batches, rows)
+
+
+def batch_order(lengths: Sequence[int], settings: Settings) -> list[list[int]]:
+    """Which samples each step sees: epoch after epoch until the steps are filled."""
+    batches: list[list[int]] = []
+    for epoch in count():
+        if len(batches) >= settings.steps:
+            return batches[: settings.steps]
+        batches += epoch_order(lengths, settings.batch_size, settings.seed, epoch)
+    raise AssertionError("count() never ends")
+
+
+def _resumed(path: Path, weights: TrainedWeights, optimiser: object) -> _Progress:
+    if not path.exists():
+        return _Progress()
+    before = load_checkpoint(path, weights, optimiser)  # type: ignore[arg-type]
+    return _Progress(done=list(before.done), earlier_seconds=before.seconds)
+
+
+def _steps(
+    batches: Sequence[Sequence[int]],
+    rows: Sequence[Encoded],
+    collate: Collate,
+    settings: Settings,
+    engine: Engine,
+) -> Callable[[int], Iterator[tuple[int, Step]]]:
+    def start_at(first: int) -> Iterator[tuple[int, Step]]:
+        for number in range(first, len(batches)):
+            batch = [rows[index] for index in batches[number]]
+            factor = learning_rate_factor(
+                number, settings.steps, settings.schedule, settings.warmup
+            )
+            yield (
+                number,
+                Step(
+                    micro_batches=_micro_batches(batch, collate, settings.micro_batch_size, engine),
+                    supervised_tokens=sum(row.supervised_tokens for row in batch),
+                    learning_rate=settings.learning_rate * factor,
+                    max_grad_norm=settings.max_grad_norm,
+                ),
+            )
+
+    return start_at
+
+
+def _micro_batches(
+    batch: Sequence[Encoded], collate: Collate, size: int, engine: Engine
+) -> list[Callable[[], MicroBatch]]:
+    mine = engine.share(batch)
+    # Every process runs the same number of forwards, or the exchange of gradients would hang.
+    most = -(-len(batch) // engine.processes)
+    cuts = [mine[start : start + size] for start in range(0, most, size)]
+    return [partial(_micro_batch, rows, batch[0], collate) for rows in cuts]
+
+
+def _micro_batch(rows: Sequence[Encoded], spare: Encoded, collate: Collate) -> MicroBatch:
+    if rows:
+        return collate(rows)
+    idle = collate([spare])  # a process without a share runs along, learning nothing
+    idle.supervised.zero_()
+    return idle
+
+
+def _result(
+    progress: _Progress, batches: Sequence[Sequence[int]], rows: Sequence[Encoded]
+) -> StageResult:
+    seen = [rows[index] for batch in batches for index in batch]
+    return StageResult(
+        steps=tuple(progress.done),
+        seconds=progress.seconds,
+        samples=len(seen),
+        tokens=sum(len(row) for row in seen),
+        supervised_tokens=sum(row.supervised_tokens for row in seen),
+        order_sha256=order_digest([list(batch) for batch in batches]),
+    )

@@ -1,0 +1,79 @@
+"""The trained weights as the optimiser sees them: fp32, whatever the model computes in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class TrainedWeights:
+    """fp32 masters of the trained parameters, and nothing for the frozen ones.
+
+    An fp32 parameter is its own master. A bf16 parameter gets an fp32 copy that the optimiser
+    moves: bf16 has 8 bits of mantissa, so updates below 1/256 of a weight would be lost.
+
+    Args:
+        named: Trained parameters of the model, by name.
+    """
+
+    def __init__(self, named: Sequence[tuple[str, nn.Parameter]]) -> None:
+        self.names = [name for name, _ in named]
+        self._model = [parameter for _, parameter in named]
+        self.masters = [_master(parameter) for parameter in self._model]
+
+    @property
+    def numel(self) -> int:
+        """How many numbers are trained."""
+        return sum(master.numel() for master in self.masters)
+
+    def collect(self) -> None:
+        """Add the gradients of a micro-batch to the masters', in fp32, and free the model's."""
+        for parameter, master in zip(self._model, self.masters, strict=True):
+            if parameter is master or parameter.grad is None:
+                continue
+            gradient = parameter.grad.to(master.dtype)
+            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+            parameter.grad = None
+
+    def clip(self, max_norm: float) -> float:
+        """Scale the gradients to an L2 norm of at most `max_norm`; the norm before."""
+        return float(nn.utils.clip_grad_norm_(self.masters, max_norm, foreach=True))
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Round the masters into the model's own dtype."""
+        for parameter, master in zip(self._model, self.masters, strict=True):
+            if parameter is not master:
+                parameter.copy_(master)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The masters by parameter name."""
+        return {
+            name: master.detach() for name, master in zip(self.names, self.masters, strict=True)
+        }
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set masters and model from what `tensors` gave earlier."""
+        for name, master in zip(self.names, self.masters, strict=True):
+            master.copy_(tensors[name])
+        self.write_back()
+
+
+def _master(parameter: nn.Parameter) -> nn.Parameter:
+    if parameter.dtype == torch.float32:
+        return parameter
+    return nn.Parameter(parameter.detach().float().clone())
+
+
+def adamw(weights: TrainedWeights, learning_rate: float, decay: float) -> torch.optim.AdamW:
+    """AdamW (arXiv 1711.05101) over the masters alone; decay on matrices, not on vectors."""
+    matrices = [master for master in weights.masters if master.ndim > 1]
+    vectors = [master for master in weights.masters if master.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate)
