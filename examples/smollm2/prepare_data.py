@@ -1,6 +1,6 @@
 """Two or more target skills as train and test chats, from folders of public data.
 
-    python prepare_data.py --data FOLDER --out data/skills
+    python examples/smollm2/prepare_data.py --data FOLDER --out examples/smollm2/data/skills
 
 FOLDER holds one folder per skill, with the files as their authors publish them:
 
@@ -27,10 +27,7 @@ from rows import Row, chat, subsample, write
 SVAMP_TEST = 300
 TREC_WORDS = ("description", "entity", "abbreviation", "person", "place", "number")
 NUMBER_HINT = "Answer with a number only."
-TREC_HINT = (
-    "What does this question ask for: a description, an entity, an abbreviation, a person, "
-    "a place or a number? Answer with one word."
-)
+TREC_HINT = f"Answer with one word: {', '.join(TREC_WORDS[:-1])} or {TREC_WORDS[-1]}."
 BANKING_HINT = "Which kind of request to the bank is this? Answer with its name."
 
 
@@ -45,7 +42,8 @@ def svamp_row(item: dict[str, Any]) -> Row:
     """One SVAMP problem; its body lacks the full stop, its answer is a float."""
     body = item["Body"].strip()
     body = body if body.endswith((".", "?", "!", ",")) else body + "."
-    answer = f"{float(item['Answer']):g}"
+    value = float(item["Answer"])
+    answer = str(int(value)) if value.is_integer() else str(value)
     return chat(item["ID"], f"{body} {item['Question'].strip()}\n{NUMBER_HINT}", answer)
 
 

@@ -16,7 +16,7 @@ SIZES = {"wide": 1000, "narrow": 100, "tiny": 10}
 
 
 def record_of(values: Values, *, n: int = 100, held_out: Iterable[str] = ("h1", "h2"), **more: Any):
-    """A record of stages s1, s2 from {(arm, stage): {task: value}}; stderr is that of 0/1 scores."""
+    """A record of stages s1, s2 from {(arm, stage): {task: value}}, scores being 0 or 1."""
     held = tuple(held_out)
     scores = [
         Score(

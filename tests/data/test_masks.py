@@ -101,7 +101,9 @@ def test_the_printed_mask_shows_everything() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen2_vl", "llava", "llava_next", "llava_onevision"])
+@pytest.mark.parametrize(
+    "name", ["qwen2_5_vl", "qwen2_vl", "llava", "llava_next", "llava_onevision"]
+)
 def test_what_is_taught_is_what_will_be_asked(
     name: str, family: Callable[[str], Processing], picture: Callable[..., Path]
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,7 +42,9 @@ def test_like_lengths_together_save_padding() -> None:
     lengths = [(i * 7919) % 400 + 1 for i in range(1600)]
 
     def padding(batches: list[list[int]]) -> int:
-        return sum(len(b) * max(lengths[i] for i in b) - sum(lengths[i] for i in b) for b in batches)
+        return sum(
+            len(b) * max(lengths[i] for i in b) - sum(lengths[i] for i in b) for b in batches
+        )
 
     plain = [list(range(start, start + 16)) for start in range(0, 1600, 16)]
     assert padding(epoch_order(lengths, 16, 0, 0)) < padding(plain) / 5
@@ -50,5 +54,5 @@ def test_batches_do_not_come_sorted() -> None:
     lengths = [(i * 7919) % 400 + 1 for i in range(800)]
     means = [sum(lengths[i] for i in b) / len(b) for b in epoch_order(lengths, 16, 0, 0)]
     assert means != sorted(means)
-    rises = sum(a < b for a, b in zip(means, means[1:], strict=False))
+    rises = sum(a < b for a, b in pairwise(means))
     assert 10 < rises < 40

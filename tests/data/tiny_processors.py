@@ -175,7 +175,9 @@ def qwen2_vl(tokenizer: Any) -> Any:
     )
 
 
-def _llava(config_class: Any, tokenizer: Any, text: str, vision: dict[str, Any], **more: Any) -> Any:
+def _llava(
+    config_class: Any, tokenizer: Any, text: str, vision: dict[str, Any], **more: Any
+) -> Any:
     return config_class(
         text_config={"model_type": text, **TEXT},
         vision_config=vision,

@@ -62,7 +62,7 @@ def test_many_problems_are_counted_not_all_shown(tiny, questions):
     rows = [replace(row, references=("often",)) for row in questions(30, False)]
     with pytest.raises(InputError) as told:
         prepare(tiny("llama").processing, rows, {"metric": "number"})
-    assert len(told.value.problems) == 21 and told.value.problems[-1] == "and 10 more like these"
+    assert len(told.value.problems) == 21 and told.value.problems[-1] == "and 10 more problems"
 
 
 def test_metrics_and_results_need_no_torch():

@@ -22,13 +22,7 @@ def script(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-prepare, rows = script("prepare_data"), script("rows")
-
-
-@pytest.fixture(scope="module")
-def benchmarks() -> ModuleType:
-    pytest.importorskip("pyarrow", reason="fetch_benchmarks needs the extra 'examples'")
-    return script("fetch_benchmarks")
+prepare, benchmarks, rows = script("prepare_data"), script("fetch_benchmarks"), script("rows")
 
 
 def prompt(row: dict[str, Any]) -> str:
@@ -90,11 +84,11 @@ def test_subsample_is_the_seed_s() -> None:
     assert sorted(map(id, rows.subsample(many, None, 3))) == sorted(map(id, many))
 
 
-def test_prepare_data_writes_chats(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prepare_data_writes_chats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data" / "trec").mkdir(parents=True)
-    (tmp_path / "data" / "trec" / "TREC.train.all").write_bytes(b"4 Where is Caf\xe9 Z ?\n0 How ?\n")
+    (tmp_path / "data" / "trec" / "TREC.train.all").write_bytes(
+        b"4 Where is Caf\xe9 Z ?\n0 How ?\n"
+    )
     (tmp_path / "data" / "trec" / "TREC.test.all").write_bytes(b"0 How ?\n")
     words = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--skills", "trec"]
     monkeypatch.setattr(sys, "argv", ["prepare_data.py", *words])
@@ -114,13 +108,15 @@ def test_prepare_data_names_a_missing_folder(
         prepare.main()
 
 
-def test_arc_choice_is_its_text(benchmarks: ModuleType) -> None:
+def test_arc_choice_is_its_text() -> None:
     choices = {"text": ["ice", "steam"], "label": ["1", "2"]}
-    row = benchmarks.arc_row(0, {"id": "q", "question": "Hot?", "choices": choices, "answerKey": "2"})
+    row = benchmarks.arc_row(
+        0, {"id": "q", "question": "Hot?", "choices": choices, "answerKey": "2"}
+    )
     assert (prompt(row), answer(row), row["choices"]) == ("Hot?", "steam", ["ice", "steam"])
 
 
-def test_hellaswag_is_cleaned(benchmarks: ModuleType) -> None:
+def test_hellaswag_is_cleaned() -> None:
     endings = ["[substeps] Dry  it.", "b", "c", "d"]
     item = {"activity_label": "Washing", "ctx": "A man [title] Wash", "endings": endings}
     row = benchmarks.hellaswag_row(0, {**item, "label": "0"})
@@ -128,7 +124,7 @@ def test_hellaswag_is_cleaned(benchmarks: ModuleType) -> None:
     assert answer(row) == row["choices"][0] == "Dry it."
 
 
-def test_piqa_and_boolq(benchmarks: ModuleType) -> None:
+def test_piqa_and_boolq() -> None:
     row = benchmarks.piqa_row(3, {"goal": "Open it", "sol1": "pull", "sol2": "push", "label": 1})
     assert (prompt(row), answer(row), row["choices"]) == ("Open it", "push", ["pull", "push"])
     row = benchmarks.boolq_row(3, {"passage": "P.", "question": "is it so", "answer": False})
@@ -136,7 +132,7 @@ def test_piqa_and_boolq(benchmarks: ModuleType) -> None:
     assert "Is it so?" in prompt(row)
 
 
-def test_lambada_choices_are_the_word_and_others_last_words(benchmarks: ModuleType) -> None:
+def test_lambada_choices_are_the_word_and_others_last_words() -> None:
     items = [{"query": f"passage {word} and", "answers_text": [word]} for word in "abcdefgh"]
     made = benchmarks.lambada_rows(items, seed=0)
     assert made == benchmarks.lambada_rows(items, seed=0)

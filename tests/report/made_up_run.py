@@ -84,7 +84,11 @@ def make_record(arms: tuple[str, ...] = tuple(SIZES), n: int = N) -> Record:
         status="complete",
         experiment=experiment,
         digest=digest("experiment"),
-        environment={"narrowtune": "0.1.0", "torch": "2.13.0", "device": "cpu", "threads": 2},
+        environment={
+            "packages": {"narrowtune": "0.1.0", "torch": "2.13.0"},
+            "device": "cpu",
+            "threads": 2,
+        },
         plan={"steps": {stage: 60 for stage in STAGES}, "warnings": []},
         data=tuple(DataFile(path=f, rows=n, sha256=digest(f)) for f in files),
         scores=tuple(score(*point, task, n) for point in points for task in ANSWERS),

@@ -53,9 +53,9 @@ def _body(record: Record, samples: Samples, finished: list[ArmSummary]) -> list[
 def _single(record: Record, row: ArmSummary) -> str:
     assert row.learning is not None
     skills = counted(len(stage_names(record)), "skill")
-    learned = f"{row.arm} changed its target {with_bounds(row.learning)} over {skills}"
-    if row.learning.verdict == "unclear":
-        learned += ", no clear learning"
+    learned = f"{row.arm} learned {with_bounds(row.learning)} over {skills}"
+    if row.learning.verdict != "better":
+        learned = f"{row.arm} shows no clear learning ({with_bounds(row.learning)} over {skills})"
     if row.held_out is None:
         return f"{learned}; no held-out task was scored, so what it kept is unknown."
     over = counted(row.held_out.mean.tasks, "held-out task")

@@ -169,12 +169,14 @@ class Matcher:
                 yield f"{text!r} reaches past the {depth} layers of the {term.tower} tower"
 
     def _unknown_note(self, trained: set[str]) -> Iterator[str]:
+        """A note on what part names cannot reach, in the trained towers or an unknown one."""
+        concerned = {t.tower for t in self.anatomy.parameters if t.owner in trained} | {"other"}
         unknown = [t for t in self.anatomy.parameters if "other" in (t.tower, t.part)]
-        left = [t for t in unknown if t.owner not in trained]
+        left = [t for t in unknown if t.tower in concerned and t.owner not in trained]
         if left:
             yield (
-                f"{len(left)} parameters have no known tower or part, such as {left[0].name}; "
-                "no recipe but 'full' reaches an unknown tower, and no part name an unknown part"
+                f"{len(left)} parameters, such as {left[0].name}, are of no known tower or part "
+                "and stay frozen; no term for a known part reaches them"
             )
 
 

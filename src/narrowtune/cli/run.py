@@ -55,8 +55,12 @@ def run_command(
     from narrowtune.experiment import load_experiment
     from narrowtune.runner import Options, plan
 
-    resolved = plan(load_experiment(experiment, override or ()), experiment.parent)
-    options = Options(device, evaluation_batch_size, save_models=save_models)
+    resolved = plan(
+        load_experiment(experiment, override or ()),
+        experiment.parent,
+        evaluation_batch_size=evaluation_batch_size,
+    )
+    options = Options(device, save_models=save_models)
     execute(resolved, out, resume, options, json)
 
 
@@ -117,4 +121,4 @@ def _print_plan(plan: Plan) -> None:
     console.print(f"{plan.anatomy.class_name} · digest {plan.digest[:12]}")
     console.print(table)
     for task in plan.tasks:
-        console.print(f"task {task.name} ({task.role}): {len(task.examples)} samples")
+        console.print(f"task {task.name} ({task.role}): {len(task.prepared.examples)} samples")

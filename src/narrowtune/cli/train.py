@@ -43,8 +43,9 @@ def train_command(
     raw["stages"][0]["images"] = images
     raw["training"] = {"learning_rate": learning_rate}
     apply_overrides(raw, override or ())
-    resolved = plan(parse_experiment(raw, "train"), Path())
-    options = Options(device, evaluation_batch_size, save_models=save_models)
+    experiment = parse_experiment(raw, "train")
+    resolved = plan(experiment, evaluation_batch_size=evaluation_batch_size)
+    options = Options(device, save_models=save_models)
     execute(resolved, out, resume, options, json)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from narrowtune.data.example import Example
+from narrowtune.data.formats import shorten
 from narrowtune.errors import InputError, nearest
 from narrowtune.evaluation.metrics import Metric, metric_named, misfits
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 Scoring = Literal["generate", "likelihood", "likelihood-sum"]
 SCORING_REVISIONS: dict[str, int] = {"generate": 1, "likelihood": 1, "likelihood-sum": 1}
 """Raised whenever the same model would be scored differently by that way of scoring."""
-
-_SHOWN = 20
 
 
 class How(TypedDict, total=False):
@@ -186,10 +185,7 @@ def _encode_each(
     return encoded
 
 
-def _refuse(problems: Sequence[str]) -> None:
-    """Raise all problems at once, the first twenty in full."""
+def _refuse(problems: list[str]) -> None:
+    """Raise all problems at once, the first of them in full."""
     if problems:
-        more = len(problems) - _SHOWN
-        raise InputError(
-            [*problems[:_SHOWN], *([f"and {more} more like these"] if more > 0 else [])]
-        )
+        raise InputError(shorten(problems))

@@ -10,7 +10,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MetricName = Literal["exact", "option", "number", "clock", "yes_no"]
-Scoring = Literal["generate", "likelihood"]
+Scoring = Literal["generate", "likelihood", "likelihood-sum"]
 Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", description="Letters, digits, _ . + -")
 
 

@@ -67,6 +67,7 @@ def page_values(record: Record, samples: Samples) -> dict[str, Any]:
         "losses": [stage for stage in stage_names(record) if f"loss-{stage}" in figures],
         "experiment": _yaml(_experiment(record)),
         "plan": _yaml(record.plan) if record.plan else "",
+        "version": record.environment.get("packages", {}).get("narrowtune", ""),
         "environment": {name: _plain(value) for name, value in record.environment.items()},
     }
 

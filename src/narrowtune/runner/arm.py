@@ -17,7 +17,7 @@ from narrowtune.data.batching import Batch, collate
 from narrowtune.data.encoding import Encoded
 from narrowtune.delta import changed, fingerprint, load_tensors, save_tensors
 from narrowtune.engine import Engine, peak_bytes, reset_peak
-from narrowtune.evaluation import evaluate
+from narrowtune.evaluation import score
 from narrowtune.models.loading import load_model, save_model, without_gradient
 from narrowtune.record import (
     Cost,
@@ -82,10 +82,10 @@ def score_all(session: Session, model: nn.Module, arm: str, stage: str) -> None:
         if session.should_stop():
             raise Interrupted(f"stopped before scoring {task.name}")
         started = time.monotonic()
-        score = _score(session, model, task, (arm, stage))
-        session.journal.add(scores=[score])
+        found = _score(session, model, task, (arm, stage))
+        session.journal.add(scores=[found])
         session.journal.charge_evaluation(arm, stage, time.monotonic() - started)
-        session.observer.score(score)
+        session.observer.score(found)
 
 
 def _do_stage(
@@ -199,15 +199,7 @@ def _record_stage(
 
 def _score(session: Session, model: nn.Module, task: TaskPlan, unit: tuple[str, str]) -> Score:
     arm, stage = unit
-    result = evaluate(
-        model,
-        session.plan.processing,
-        task.examples,
-        metric=task.spec.metric,
-        scoring=task.spec.scoring,
-        batch_size=session.options.evaluation_batch_size,
-        max_new_tokens=task.spec.max_new_tokens,
-    )
+    result = score(model, task.prepared)
     if session.engine.is_main:
         path = predictions_path(session.folder, arm, stage, task.name)
         write_predictions(path, result.samples)
@@ -215,7 +207,7 @@ def _score(session: Session, model: nn.Module, task: TaskPlan, unit: tuple[str, 
         arm=arm,
         stage=stage,
         task=task.name,
-        role="target" if task.role == "target" else "held_out",
+        role=task.role,
         metric=task.spec.metric,
         value=result.value,
         n=result.n,

@@ -27,14 +27,12 @@ class Options:
 
     Attributes:
         device: A torch device; the GPU where there is one, otherwise the CPU.
-        evaluation_batch_size: Samples answered at once.
         checkpoint_seconds: How often a stage in progress is saved.
         save_models: Whether each arm's finished model is written as a folder that
             `from_pretrained` loads. The trained tensors of every stage are kept in any case.
     """
 
     device: str | None = None
-    evaluation_batch_size: int = 64
     checkpoint_seconds: float = 60.0
     save_models: bool = True
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from narrowtune.anatomy import Anatomy, Selection
 from narrowtune.data.encoding import Encoded, encode_all
-from narrowtune.data.example import Example
 from narrowtune.data.formats import read_examples
 from narrowtune.errors import Problems
+from narrowtune.evaluation import How, PreparedTask, prepare
 from narrowtune.experiment import ArmSpec, Experiment, Scored, StageSpec, TrainingSpec, digest
 from narrowtune.models.processing import Processing, load_processing
 from narrowtune.models.skeleton import load_config
@@ -27,8 +29,8 @@ class TaskPlan:
     """A test set, read and checked, with how it is scored and why it is there."""
 
     spec: Scored
-    role: str
-    examples: tuple[Example, ...]
+    role: Literal["target", "held_out"]
+    prepared: PreparedTask
 
     @property
     def name(self) -> str:
@@ -103,7 +105,7 @@ class Plan:
             "class": self.anatomy.class_name,
             "arms": [self._arm_row(arm) for arm in self.arms],
             "tasks": [
-                {"name": task.name, "role": task.role, "samples": len(task.examples)}
+                {"name": task.name, "role": task.role, "samples": len(task.prepared.examples)}
                 for task in self.tasks
             ],
         }
@@ -138,12 +140,15 @@ class Plan:
         }
 
 
-def plan(experiment: Experiment, root: str | Path = ".") -> Plan:
+def plan(
+    experiment: Experiment, root: str | Path = ".", *, evaluation_batch_size: int = 64
+) -> Plan:
     """Resolve an experiment: read its data, name its tensors, check all of it.
 
     Args:
         experiment: What is asked.
         root: The folder that its relative paths start from: that of its YAML file.
+        evaluation_batch_size: Samples answered at once; changes speed and memory, not scores.
 
     Raises:
         InputError: Listing every problem of the model, the arms and the data files.
@@ -153,7 +158,9 @@ def plan(experiment: Experiment, root: str | Path = ".") -> Plan:
     processing = load_processing(spec.id, spec.revision)
     problems = Problems()
     arms = _arms(experiment, anatomy, problems)
-    tasks = _tasks(experiment, processing, base, problems)
+    tasks = _tasks(
+        experiment, partial(_prepared, processing, base, evaluation_batch_size), problems
+    )
     stages = _stages(experiment, processing, base, problems)
     problems.check()
     return Plan(
@@ -189,22 +196,31 @@ def _stages(
 
 
 def _tasks(
-    experiment: Experiment, processing: Processing, root: Path, problems: Problems
+    experiment: Experiment, prepared: Callable[[Scored, str], PreparedTask], problems: Problems
 ) -> list[TaskPlan]:
-    asked: list[tuple[Scored, str | None, str]] = [
-        (stage, stage.test, "target") for stage in experiment.stages
-    ]
-    asked += [(task, task.test, "held_out") for task in experiment.held_out]
     tasks = []
-    for spec, test, role in asked:
-        if test is None:
-            continue
-        with problems.collect(f"task {spec.name}"):
-            images = root / spec.images if spec.images else None
-            examples = read_examples(root / test, image_root=images, limit=spec.limit)
-            encode_all(examples, processing, experiment.training.max_length)
-            tasks.append(TaskPlan(spec, role, tuple(examples)))
+    for stage in experiment.stages:
+        if stage.test is not None:
+            with problems.collect(f"stage {stage.name}"):
+                tasks.append(TaskPlan(stage, "target", prepared(stage, stage.test)))
+    for task in experiment.held_out:
+        with problems.collect(f"held_out {task.name}"):
+            tasks.append(TaskPlan(task, "held_out", prepared(task, task.test)))
     return tasks
+
+
+def _prepared(
+    processing: Processing, root: Path, batch_size: int, spec: Scored, test: str
+) -> PreparedTask:
+    images = root / spec.images if spec.images else None
+    examples = read_examples(root / test, image_root=images, limit=spec.limit)
+    how: How = {
+        "metric": spec.metric,
+        "scoring": spec.scoring,
+        "batch_size": batch_size,
+        "max_new_tokens": spec.max_new_tokens,
+    }
+    return prepare(processing, examples, how)
 
 
 def _files(experiment: Experiment, root: Path) -> list[DataFile]:

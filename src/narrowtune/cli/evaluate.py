@@ -1,0 +1,180 @@
+"""`eval`: scores of a model as it stands, nothing trained."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from narrowtune.evaluation import How, PreparedTask, TaskResult
+    from narrowtune.models.processing import Processing
+
+Model = Annotated[str, typer.Argument(help="Bundled name, folder or hub id.", show_default=False)]
+Tasks = Annotated[
+    list[str],
+    typer.Option(
+        "--task", help="A test file, as FILE or FILE:METRIC; repeatable.", show_default=False
+    ),
+]
+MetricOption = Annotated[
+    str,
+    typer.Option(
+        "--metric", help="For tasks without :METRIC. exact, option, number, clock, yes_no"
+    ),
+]
+ScoringOption = Annotated[
+    str,
+    typer.Option(
+        "--scoring",
+        help="generate: the greedy answer. likelihood: the choice likeliest per character. "
+        "likelihood-sum: the likeliest choice.",
+    ),
+]
+
+
+def eval_command(
+    model: Model,
+    task: Tasks,
+    metric: MetricOption = "exact",
+    scoring: ScoringOption = "generate",
+    limit: Annotated[int | None, typer.Option(min=1, help="Read only so many rows.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder that image paths start from.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples answered at once.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default chosen.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New folder for scores.json and per-sample predictions.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Score a model on test files; nothing is trained.
+
+    Every task is read and checked before the weights are loaded.
+    """
+    from narrowtune.models.processing import load_processing
+
+    _refuse_occupied(out)
+    how = {"scoring": scoring, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    asked = _name_tasks(task, metric)
+    prepared = _prepare(
+        load_processing(model, revision),
+        asked,
+        cast("How", how),
+        {"limit": limit, "images": images},
+    )
+    from narrowtune.models.loading import load_model
+
+    rows = []
+    weights = load_model(model, revision, dtype, device)
+    for name, result in _score(weights, prepared):
+        rows.append(_row(name, asked[name], result))
+        if out is not None:
+            _write(out, name, model, rows, result)
+    if json:
+        typer.echo(json_module.dumps({"model": model, "scores": rows}, indent=1))
+    else:
+        _print_table(rows)
+
+
+def _name_tasks(given: list[str], metric: str) -> dict[str, tuple[Path, str]]:
+    """File and metric of each task, by a name of its own: the file's stem, numbered if taken."""
+    from narrowtune.evaluation import METRICS
+
+    tasks: dict[str, tuple[Path, str]] = {}
+    for text in given:
+        file, colon, own = text.rpartition(":")
+        named = bool(colon) and own in METRICS
+        path = Path(file if named else text)
+        name = path.stem
+        while name in tasks:
+            stem, _, number = name.rpartition("-")
+            name = f"{stem}-{int(number) + 1}" if stem and number.isdigit() else f"{name}-2"
+        tasks[name] = (path, own if named else metric)
+    return tasks
+
+
+def _prepare(
+    processing: Processing, tasks: dict[str, tuple[Path, str]], how: How, reading: dict[str, Any]
+) -> dict[str, PreparedTask]:
+    """Every task read, checked and encoded.
+
+    Raises:
+        InputError: Everything that is wrong with any of them.
+    """
+    from narrowtune.data import read_examples
+    from narrowtune.errors import Problems
+    from narrowtune.evaluation import prepare
+
+    prepared, problems = {}, Problems()
+    for name, (path, metric) in tasks.items():
+        with problems.collect():
+            examples = read_examples(path, image_root=reading["images"], limit=reading["limit"])
+            prepared[name] = prepare(processing, examples, {**how, "metric": metric})
+    problems.check()
+    return prepared
+
+
+def _score(model: Any, prepared: dict[str, PreparedTask]) -> Iterator[tuple[str, TaskResult]]:
+    from narrowtune.evaluation import score
+
+    for number, (name, task) in enumerate(prepared.items(), start=1):
+        typer.echo(f"{name} ({number} of {len(prepared)}, {len(task.examples)} samples)", err=True)
+        yield name, score(model, task)
+
+
+def _row(name: str, task: tuple[Path, str], result: TaskResult) -> dict[str, Any]:
+    return {
+        "task": name,
+        "file": str(task[0]),
+        "metric": task[1],
+        "value": result.value,
+        "n": result.n,
+        "stderr": result.stderr,
+        "higher_is_better": result.higher_is_better,
+        "task_version": result.task_version,
+    }
+
+
+def _write(
+    out: Path, name: str, model: str, rows: list[dict[str, Any]], result: TaskResult
+) -> None:
+    """Scores so far and this task's predictions, so that a stopped `eval` leaves what it had."""
+    from narrowtune.record import write_predictions, write_text_atomically
+
+    write_predictions(out / "predictions" / f"{name}.jsonl", result.samples)
+    scores = json_module.dumps({"model": model, "scores": rows}, indent=1)
+    write_text_atomically(out / "scores.json", scores + "\n")
+
+
+def _refuse_occupied(out: Path | None) -> None:
+    from narrowtune.errors import InputError
+
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not an empty folder; name a new one, nothing is overwritten")
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("task", overflow="fold")
+    for column in ("score", "± standard error", "n"):
+        table.add_column(column, justify="right")
+    table.add_column("judged by", overflow="fold")
+    for row in rows:
+        table.add_row(
+            row["task"],
+            f"{100 * row['value']:.1f} %",
+            f"{100 * row['stderr']:.1f}",
+            str(row["n"]),
+            row["task_version"],
+        )
+    Console().print(table)
