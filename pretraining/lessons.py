@@ -35,6 +35,7 @@ LABELS: dict[str, tuple[str, ...]] = {
     "sick": ("yes", "no"),
     "hour": tuple(str(n) for n in range(1, 13)),
     "minute": tuple(str(5 * n) for n in range(12)),
+    "tip": ("", *(str(5 * n) for n in range(12))),
 }
 LETTERS = "abcdefghijklmnopqrstuvwxyz"  # besides: which letters stand in each cell
 

@@ -1,39 +1,23 @@
-"""Tiny real models with random weights, wide enough that no two tokens are nearly tied."""
+"""Fixtures of the evaluation room: tiny real models, and questions for them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parent.parent / "data"))
 from tiny_processors import CHATML, TEXT, make_tokenizer, write_family
 from transformers import LlamaConfig, LlamaForCausalLM
+from wide_models import Tiny, with_wide_weights
 
 from narrowtune.data.example import Example, ImagePart, Message, TextPart
 from narrowtune.models.processing import Processing, load_processing
 from narrowtune.models.skeleton import load_config, model_class
-
-
-@dataclass
-class Tiny:
-    model: Any
-    processing: Processing
-
-
-def with_wide_weights(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    draw = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            fan_in = parameter[0].numel()
-            parameter.data = torch.randn(parameter.shape, generator=draw) * (1.5 / fan_in**0.5)
-    return model.eval()
 
 
 @pytest.fixture(scope="session")

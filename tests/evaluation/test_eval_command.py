@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 import typer
-from conftest import with_wide_weights
 from tiny_processors import CHATML, TEXT, make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
+from wide_models import with_wide_weights
 
 from narrowtune.cli.evaluate import _name_tasks, eval_command
 from narrowtune.errors import InputError

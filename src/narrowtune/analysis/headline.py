@@ -18,8 +18,8 @@ from narrowtune.analysis.summary import (
 from narrowtune.analysis.wording import bounds, counted, listed, signed, with_bounds
 from narrowtune.record import Record
 
-MOST_COMPARED = 4
-"""More narrow arms than this are left to the table: a headline has to stay one."""
+MOST_TOLD = 3
+"""With more narrow arms than this their numbers are left to the table: a headline stays short."""
 
 
 def headline(record: Record, samples: Samples = NO_SAMPLES) -> str:
@@ -111,21 +111,20 @@ def _not_clearly(gap: Estimate | None, other: str) -> str:
 
 def _against_widest(record: Record, samples: Samples, rows: list[ArmSummary]) -> list[str]:
     """How the arms that train fewer parameters did against the one that trains most."""
-    comparisons = against_widest(record, rows, samples)
-    compared, rest = comparisons[:MOST_COMPARED], len(comparisons[MOST_COMPARED:])
+    compared = against_widest(record, rows, samples)
     if not compared:
         return []
+    opening = f"Against {compared[0].other}, which trains most"
+    if len(compared) > MOST_TOLD:
+        return [f"{opening}, {_verdict(compared)}."]
     told = "; ".join(_told(comparison) for comparison in compared)
-    more = f" ({counted(rest, 'more narrow arm')} in the table)" if rest else ""
-    return [
-        f"Against {compared[0].other}, which trains most: {told}. So {_verdict(compared)}{more}."
-    ]
+    return [f"{opening}: {told}. So {_verdict(compared)}."]
 
 
 def _verdict(compared: Sequence[Comparison]) -> str:
     """Every narrow arm named once, under what it amounts to."""
     told: dict[Verdict, str] = {
-        "ahead": "came out ahead of it",
+        "ahead": "came out ahead",
         "traded": "traded learning for keeping",
         "not ahead": "did not come out ahead",
     }
@@ -134,6 +133,9 @@ def _verdict(compared: Sequence[Comparison]) -> str:
 
 
 def _told(comparison: Comparison) -> str:
+    parts = [part for part in (comparison.kept, comparison.learned) if part is not None]
+    if not any(part.clear for part in parts):
+        return f"{comparison.arm} differs clearly in neither learning nor keeping"
     kept = f"kept {_more(comparison.kept)} and " if comparison.kept is not None else ""
     learned = f"learned {_more(comparison.learned)}" if comparison.learned is not None else ""
     return f"{comparison.arm} {kept}{learned}"

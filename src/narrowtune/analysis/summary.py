@@ -48,7 +48,10 @@ class ArmLedger:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """One arm's row of the report; None stands for what was not measured."""
+    """One arm's row of the report; None stands for what was not measured.
+
+    `stages_done` are the stages whose target and held-out tasks were all scored, as on base.
+    """
 
     arm: str
     finished: bool
@@ -93,19 +96,21 @@ def summarise(record: Record, samples: Samples = NO_SAMPLES) -> tuple[ArmSummary
 def summarise_arm(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> ArmSummary:
     """What one arm learned, kept and cost."""
     learned = learning_by_stage(record, arm, samples)
-    final = held_out_final(record, arm, samples)
-    everything = final is not None or not held_out_names(record)
+    kept = held_out_by_stage(record, arm, samples)
+    stages = stage_names(record)
+    known = kept if held_out_names(record) else learned
+    done = tuple(stage for stage in stages if stage in learned and stage in known)
     return ArmSummary(
         arm=arm,
-        finished=everything and set(learned) == set(stage_names(record)),
-        stages_done=_stages_done(record, arm),
+        finished=done == stages,
+        stages_done=done,
         learning=learning(record, arm, samples),
         learning_by_stage=learned,
         forgetting=forgetting(record, arm, samples),
         overall=overall(record, arm, samples),
-        held_out=final,
+        held_out=held_out_final(record, arm, samples),
         held_out_worst=held_out_worst(record, arm, samples),
-        held_out_by_stage=held_out_by_stage(record, arm, samples),
+        held_out_by_stage=kept,
         cost=arm_cost(record, arm),
         ledger=arm_ledger(record, arm),
     )
@@ -158,9 +163,3 @@ def arm_ledger(record: Record, arm: str) -> ArmLedger | None:
         frozen=max(row.frozen for row in rows),
         changed=tuple(changed),
     )
-
-
-def _stages_done(record: Record, arm: str) -> tuple[str, ...]:
-    taught = {row.stage for row in record.cost if row.arm == arm}
-    taught |= {row.stage for row in record.scores if row.arm == arm}
-    return tuple(stage for stage in stage_names(record) if stage in taught)

@@ -39,7 +39,7 @@ class Row:
 
 
 def read_examples(
-    path: str | Path, *, image_root: Path | None = None, limit: int | None = None
+    path: str | Path, *, image_root: str | Path | None = None, limit: int | None = None
 ) -> list[Example]:
     """The examples of a data file, in its order.
 
@@ -57,7 +57,7 @@ def read_examples(
     return scan.examples
 
 
-def check_file(path: str | Path, image_root: Path | None = None) -> list[str]:
+def check_file(path: str | Path, image_root: str | Path | None = None) -> list[str]:
     """Every problem of a data file with its line; empty when it is sound."""
     return scan_file(path, image_root).problems
 
@@ -68,13 +68,13 @@ def shorten(problems: list[str], shown: int = SHOWN) -> list[str]:
     return problems if more <= 0 else [*problems[:shown], f"and {more} more problems"]
 
 
-def scan_file(path: str | Path, image_root: Path | None = None, limit: int | None = None) -> Scan:
+def scan_file(path: str | Path, image_root: str | Path | None = None, limit: int | None = None) -> Scan:
     """The file's sound examples beside every problem of the others."""
     path = Path(path)
     scan = Scan()
-    folder = image_root if image_root is not None else path.parent
-    if image_root is not None and not image_root.is_dir():
-        scan.problems.append(f"image folder {image_root} does not exist")
+    folder = path.parent if image_root is None else Path(image_root)
+    if image_root is not None and not folder.is_dir():
+        scan.problems.append(f"image folder {folder} does not exist")
         return scan
     text = _read_text(path, scan)
     if text is None:

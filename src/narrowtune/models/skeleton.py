@@ -63,7 +63,7 @@ def load_config(model: str, revision: str | None = None) -> PretrainedConfig:
     # A config is checked by many hands (transformers, the hub client, the config class), each
     # with errors of its own; whichever objects, it is the input that is wrong.
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
+        reason = _first_line(error)
         if local:
             raise InputError(f"{Path(source) / _CONFIG} is no valid config: {reason}") from error
         at = "" if revision is None else f" at revision {revision!r}"
@@ -104,8 +104,9 @@ def build_skeleton(config: PretrainedConfig) -> nn.Module:
         with torch.device("meta"):
             # A copy: building writes its choices (dtype, attention) into the config.
             module: nn.Module = found._from_config(copy.deepcopy(config))
-    except (ValueError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    # Model classes check little: a bad value ends as whatever error the line it reaches raises.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {_first_line(error)}"
         raise InputError(f"{found.__name__} cannot be built from this config: {reason}") from error
     return module
 
@@ -137,6 +138,10 @@ def _check_config_file(path: Path) -> None:
             f"{path}: the installed transformers has no model_type {family!r}{custom}; "
             f"{nearest(family, CONFIG_MAPPING.keys())}"
         )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _what_models_are() -> str:

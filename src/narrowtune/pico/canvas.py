@@ -129,7 +129,7 @@ class Style:
     def __init__(self, rng: Random, turn: float = 0.0) -> None:
         self.weight = rng.choice((0, 0, 1))
         self.slant = rng.choice((0.0, 0.0, 0.2))
-        self.stretch = rng.uniform(0.9, 1.12)
+        self.stretch = rng.uniform(0.94, 1.08)
         self.turn = rng.uniform(-turn, turn)
 
     def render(self, words: str, size: float) -> Image.Image:

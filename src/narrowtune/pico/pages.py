@@ -72,9 +72,9 @@ def documents(rng: Random) -> Picture:
 
 def _print(canvas: Canvas, rng: Random, word: str, row: int, style: Style) -> list[str]:
     """One line of the page, now and then with a rule under it; returns the letters per cell."""
-    at = (SIDE / 2 + rng.uniform(-5, 5), (row + 0.5) * CELL + rng.uniform(-3, 3))
+    at = (SIDE / 2 + rng.uniform(-3, 3), (row + 0.5) * CELL + rng.uniform(-2.5, 2.5))
     ink = rng.randint(0, 70)
-    letters = canvas.spell(word, at, rng.uniform(14, 17), (ink, ink, ink), style)
+    letters = canvas.spell(word, at, rng.uniform(15, 17.5), (ink, ink, ink), style)
     if rng.random() < 0.3:
         canvas.line((8, (row + 1) * CELL - 2), (76, (row + 1) * CELL - 2), (190, 190, 195), 0.5)
     return letters
@@ -106,9 +106,9 @@ def reading(rng: Random) -> Picture:
     canvas = Canvas(shade(rng, (170, 205, 235), 25))
     canvas.box(0, rng.uniform(58, 66), SIDE, SIDE, shade(rng, (150, 160, 140), 40))
     word = rng.choice(SIGN_WORDS)
-    at = (SIDE / 2 + rng.uniform(-5, 5), SIDE / 2 + rng.uniform(-10, 8))
+    at = (SIDE / 2 + rng.uniform(-4, 4), SIDE / 2 + rng.uniform(-7, 6))
     canvas.line(at, (at[0], 80), INK, 2.5)
-    turn = rng.uniform(-9, 9)
+    turn = rng.uniform(-8, 8)
     board = shade(rng, rng.choice(list(COLOURS.values())), 25)
     _plate(canvas, at, turn, board)
     style = Style(rng)
@@ -144,7 +144,14 @@ def clock(rng: Random) -> Picture:
     canvas.line((x, y), _hand(x, y, 0.82 * radius, minute / 60), ink, 2.2)
     question = ("What time is it?", f"{hour or 12:02d}:{minute:02d}")
     cells = {"hour": everywhere(str(hour or 12)), "minute": everywhere(str(minute))}
+    cells |= {"tip": _tip(_hand(x, y, 0.7 * radius, minute / 60), str(minute))}
     return Picture(canvas.finish(rng), (question,), cells)
+
+
+def _tip(end: Point, minute: str) -> tuple[str, ...]:
+    """The minutes, said only of the cell that the long hand ends in."""
+    cell = int(end[1] // CELL) * CELLS + int(end[0] // CELL)
+    return tuple(minute if i == cell else NOTHING for i in range(CELLS * CELLS))
 
 
 def _hand(x: float, y: float, length: float, turn: float) -> Point:

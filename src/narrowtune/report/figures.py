@@ -50,6 +50,7 @@ def learning_against_held_out(rows: Sequence[ArmSummary]) -> Figure | None:
         "showlegend": False,
     }  # fmt: skip
     layout = _layout("learning (points)", "held-out change (points)")
+    layout["height"] += _legend_height(rows)
     for axis in ("xaxis", "yaxis"):
         layout[axis] |= {"zeroline": True, "zerolinecolor": "var(--muted)", "zerolinewidth": 1}
     return {"data": [base, *traces], "layout": layout}
@@ -63,6 +64,7 @@ def held_out_through_stages(record: Record, rows: Sequence[ArmSummary]) -> Figur
     stages = stage_names(record)
     traces = [_arm_line(record, rows, index, base) for index in range(len(rows))]
     layout = _layout("after stage", "held-out average (%)")
+    layout["height"] += _legend_height(rows)
     layout["xaxis"] |= {
         "tickvals": list(range(len(stages) + 1)),
         "ticktext": [BASE, *stages],
@@ -100,7 +102,12 @@ def heat_map(matrix: Matrix, limit: float) -> Figure:
     }
     layout["margin"] = {"l": 8, "r": 4, "t": 32, "b": 4}
     layout["xaxis"] |= {"side": "top", "showgrid": False, "showline": False, "type": "category"}
-    layout["yaxis"] |= {"autorange": "reversed", "showgrid": False, "type": "category"}
+    layout["yaxis"] |= {
+        "autorange": "reversed",
+        "showgrid": False,
+        "showline": False,
+        "type": "category",
+    }
     return {"data": [trace], "layout": layout}
 
 
@@ -252,6 +259,11 @@ def _loss_lines(index: int, arm: str, rows: Sequence[LossRow]) -> list[Figure]:
         line | faint | {"line": {"color": colour, "width": 1}},
         line | clear | {"line": {"color": colour, "width": 2}},
     ]
+
+
+def _legend_height(rows: Sequence[ArmSummary]) -> int:
+    """Room for the legend's lines, so that many arms do not squeeze the plot."""
+    return 22 * max(0, len(rows) - 3)
 
 
 def _mean(values: Sequence[float]) -> float:

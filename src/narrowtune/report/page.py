@@ -52,6 +52,7 @@ def page_values(record: Record, samples: Samples) -> dict[str, Any]:
     return {
         "record": record,
         "headline": headline(record, samples),
+        "model": record.experiment.model.id.rstrip("/").rpartition("/")[2],
         "facts": _facts(record, rows),
         "rows": rows,
         "colours": {row.arm: arm_colour(index) for index, row in enumerate(rows)},
@@ -89,7 +90,9 @@ def _figures(
 
 def _facts(record: Record, rows: Sequence[ArmSummary]) -> list[str]:
     held_out = len(held_out_names(record))
+    model = record.experiment.model
     return [
+        *([model.id] if "/" in model.id else []),
         f"{len(rows)} arm{'' if len(rows) == 1 else 's'}",
         "taught: " + ", then ".join(stage_names(record)),
         f"{held_out} held-out task{'' if held_out == 1 else 's'}",

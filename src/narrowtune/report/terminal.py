@@ -31,7 +31,7 @@ LEGEND = (
     "Changes are percentage points from the untouched base, up is better, with 95 % intervals "
     "over test samples (not over seeds). Marked * where the interval does not hold 0."
 )
-STAGES_PER_TABLE = 4
+STAGES_PER_TABLE = 3
 """As many score columns as fit 80 characters beside the task's name."""
 
 
