@@ -22,8 +22,8 @@ from log import Log
 from narrowtune.pico import HELD_OUT, TARGETS
 
 PLANS = {  # steps of stage 1, its learning rate, then stages 2 and 3
-    "pico-qwen": (1400, 1.5e-3, language_stage.Plan(500, 3500, 2e-3)),
-    "pico-llava": (4000, 1.5e-3, language_stage.Plan(500, 3500, 2e-3)),
+    "pico-qwen": (3000, 1.5e-3, language_stage.Plan(400, 3200, 2e-3)),
+    "pico-llava": (4000, 1.5e-3, language_stage.Plan(400, 3200, 2e-3)),
 }
 
 

@@ -4,7 +4,7 @@
 
 FOLDER holds one folder per skill, with the files as their authors publish them:
 
-    svamp/SVAMP.json                     arithmetic word problems        -> a number
+    svamp/SVAMP.json                     arithmetic word problems        -> 76 - 25 = 51
     gsm8k/train.jsonl, test.jsonl        grade-school mathematics        -> the final number alone
     trec/TREC.train.all, TREC.test.all   what a question asks for        -> one of 6 words
     banking77/train.csv, test.csv        what a bank's customer wants    -> one of 77 phrases
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from rows import Row, chat, subsample, write
 
 SVAMP_TEST = 300
 TREC_WORDS = ("description", "entity", "abbreviation", "person", "place", "number")
+SVAMP_HINT = "Answer with the calculation, as in 2 + 3 = 5."
 NUMBER_HINT = "Answer with a number only."
 TREC_HINT = f"Answer with one word: {', '.join(TREC_WORDS[:-1])} or {TREC_WORDS[-1]}."
 BANKING_HINT = "Which kind of request to the bank is this? Answer with its name."
@@ -39,12 +41,24 @@ class Split(NamedTuple):
 
 
 def svamp_row(item: dict[str, Any]) -> Row:
-    """One SVAMP problem; its body lacks the full stop, its answer is a float."""
+    """One SVAMP problem, answered by its calculation; the body lacks the full stop."""
     body = item["Body"].strip()
     body = body if body.endswith((".", "?", "!", ",")) else body + "."
-    value = float(item["Answer"])
-    answer = str(int(value)) if value.is_integer() else str(value)
-    return chat(item["ID"], f"{body} {item['Question'].strip()}\n{NUMBER_HINT}", answer)
+    answer = f"{calculation(item['Equation'])} = {plain(float(item['Answer']))}"
+    return chat(item["ID"], f"{body} {item['Question'].strip()}\n{SVAMP_HINT}", answer)
+
+
+def calculation(equation: str) -> str:
+    """SVAMP's `( ( 8.0 + 3.0 ) - 4.0 )` as it would be written by hand: `(8 + 3) - 4`."""
+    text = re.sub(r"\d+(?:\.\d+)?", lambda number: plain(float(number[0])), equation.strip())
+    if text.startswith("(") and text.endswith(")"):
+        text = text[1:-1].strip()
+    return text.replace("( ", "(").replace(" )", ")")
+
+
+def plain(value: float) -> str:
+    """The number without a trailing `.0`."""
+    return str(int(value)) if value.is_integer() else str(value)
 
 
 def gsm8k_row(identity: str, item: dict[str, str]) -> Row:

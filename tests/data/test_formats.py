@@ -165,6 +165,7 @@ ANSWER = {"role": "assistant", "content": "42"}
         (ask({"type": "audio"}, WORDS), "unknown content block"),
         (ask("What?", answer="see <image>", image="a.png"), "only prompts may"),
         (ask("Which?", answer="C", choices=["A", "B"]), "'C' is not among the choices 'A', 'B'"),
+        (ask("What \ud83d?"), "half a character"),
         (ask("Which?", answers=[""]), "'answers' must be a list of non-empty strings"),
         (ask("Which?", id="taken"), "id 'taken' is taken by "),
     ],

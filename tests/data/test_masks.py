@@ -164,6 +164,14 @@ def test_the_image_token_in_words_is_refused(family: Callable[[str], Processing]
         encode(example, family("qwen2_5_vl"))
 
 
+def test_an_image_that_the_model_cannot_take(
+    family: Callable[[str], Processing], picture: Callable[..., Path]
+) -> None:
+    example = talk(say("user", picture("line.png", (600, 2))), say("assistant", "42"))
+    with pytest.raises(InputError, match=r"data\.jsonl:7: .*takes no image of 600 x 2 pixels"):
+        encode(example, family("qwen2_5_vl"))
+
+
 def test_all_that_is_too_long_is_named() -> None:
     processing = tiny.text_model(tiny.CHATML)
     long = "very long " * 300

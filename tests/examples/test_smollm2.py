@@ -33,13 +33,23 @@ def answer(row: dict[str, Any]) -> str:
     return row["messages"][-1]["content"]
 
 
-def test_svamp_answer_is_a_number_without_a_trailing_zero() -> None:
+def test_svamp_answer_is_its_calculation() -> None:
     item = {"ID": "chal-1", "Body": "A pack costs 76 dollars", "Question": "How much?"}
-    row = prepare.svamp_row({**item, "Answer": 51.0})
-    assert answer(row) == "51"
+    row = prepare.svamp_row({**item, "Equation": "( 76.0 - 25.0 )", "Answer": 51.0})
+    assert answer(row) == "76 - 25 = 51"
     assert prompt(row).startswith("A pack costs 76 dollars. How much?\n")
-    assert answer(prepare.svamp_row({**item, "Answer": 2.5})) == "2.5"
-    assert answer(prepare.svamp_row({**item, "Answer": 1234567.0})) == "1234567"
+
+
+@pytest.mark.parametrize(
+    ("equation", "by_hand"),
+    [
+        ("( ( 8.0 + 3.0 ) - 4.0 )", "(8 + 3) - 4"),
+        ("( 100.0 / 2.5 )", "100 / 2.5"),
+        ("( 6.0 * ( 2.0 + 1.0 ) )", "6 * (2 + 1)"),
+    ],
+)
+def test_an_equation_is_written_as_by_hand(equation: str, by_hand: str) -> None:
+    assert prepare.calculation(equation) == by_hand
 
 
 def test_gsm8k_keeps_the_final_number_alone() -> None:

@@ -77,12 +77,13 @@ def encode(example: Example, processing: ModelSide, max_length: int | None = Non
         layout = _lay_out(example.messages, processing)
         ids, offsets = processing.tokenize(layout.text)
         taught = [any(_inside(offset, span) for span in layout.taught) for offset in offsets]
-        first = next(i for i, offset in enumerate(offsets) if _inside(offset, layout.taught[-1]))
-        last = len(taught) - taught[::-1].index(True)
-        ids, taught = ids[:last], taught[:last]
+        answer = [i for i, offset in enumerate(offsets) if _inside(offset, layout.taught[-1])]
+        if not answer:
+            raise InputError(f"the tokenizer of {processing.name} makes nothing of the answer")
+        ids, taught = ids[: answer[-1] + 1], taught[: answer[-1] + 1]
         if not layout.ended and processing.eos_token_id is not None:
             ids, taught = [*ids, processing.eos_token_id], [*taught, True]
-        short = Encoded(example, tuple(ids), tuple(taught), first)
+        short = Encoded(example, tuple(ids), tuple(taught), answer[0])
         return _checked(_with_images(short, processing), processing, max_length)
 
 

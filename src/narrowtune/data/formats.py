@@ -68,7 +68,9 @@ def shorten(problems: list[str], shown: int = SHOWN) -> list[str]:
     return problems if more <= 0 else [*problems[:shown], f"and {more} more problems"]
 
 
-def scan_file(path: str | Path, image_root: str | Path | None = None, limit: int | None = None) -> Scan:
+def scan_file(
+    path: str | Path, image_root: str | Path | None = None, limit: int | None = None
+) -> Scan:
     """The file's sound examples beside every problem of the others."""
     path = Path(path)
     scan = Scan()

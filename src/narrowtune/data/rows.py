@@ -106,6 +106,8 @@ class Reader:
 
     def _marked(self, text: str) -> Iterator[Part]:
         """The text cut at its marks; a line break next to a mark belongs to the mark."""
+        if not _is_whole(text):
+            self.problems.append(f"half a character (a lone surrogate) in {text!r:.60}")
         pieces = text.split(MARK)
         for number, piece in enumerate(pieces):
             if number > 0:
@@ -186,7 +188,7 @@ class Reader:
     def _strings(self, row: dict[str, Any], key: str) -> tuple[str, ...]:
         given = row.get(key)
         items = [] if given is None else given if isinstance(given, list) else [given]
-        if not all(isinstance(item, str) and item.strip() for item in items):
+        if not all(isinstance(item, str) and item.strip() and _is_whole(item) for item in items):
             self.problems.append(f"'{key}' must be a list of non-empty strings")
             return ()
         return tuple(items)
@@ -200,3 +202,12 @@ def _mark_problem(marks: int, images: int) -> str:
         f"{count(marks, f'{MARK} mark')} but {count(images, 'image')};"
         f" write {MARK} once where each image belongs"
     )
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a tokenizer can read it: JSON may spell half of a character, UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

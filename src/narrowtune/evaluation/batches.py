@@ -11,7 +11,7 @@ from narrowtune.data.model_side import ModelSide
 
 # An experiment scores the same task on every arm after every stage; decoding its images each
 # time takes longer than a small model's answers. Beyond this, batches are made afresh.
-KEPT_BYTES = 256 * 2**20
+KEPT_BYTES = 64 * 2**20
 
 
 class Batches:

@@ -97,7 +97,7 @@ def _plain_greedy(model: Any, processing: Speech, max_new_tokens: int) -> Iterat
         pad_token_id=processing.pad_token_id,
         use_cache=True,
     )
-    pass
+    model.generation_config = plain
     try:
         yield plain
     finally:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from narrowtune.data.example import Example
 from narrowtune.data.formats import shorten
-from narrowtune.errors import InputError, nearest
+from narrowtune.errors import InputError, Problems, nearest
 from narrowtune.evaluation.metrics import Metric, metric_named, misfits
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class How(TypedDict, total=False):
         metric: A name in `METRICS`; "exact" unless given.
         scoring: "generate" (greedy answer, the default), "likelihood" (the choice with the
             highest log-likelihood per character) or "likelihood-sum" (the highest sum).
-        batch_size: Sequences per batch, 64 unless given; changes speed and memory, not the score.
+        batch_size: Sequences at once, 64 unless given; changes speed and memory, not the score.
         max_new_tokens: The longest greedy answer, 32 tokens unless given.
     """
 
@@ -67,7 +67,14 @@ class TaskResult:
 class PreparedTask:
     """A task checked and encoded once, to be scored on any number of models.
 
-    `golds` are the right choices' places per example; empty when answers are generated.
+    Attributes:
+        examples: In file order.
+        metric: Judges the answers.
+        scoring: How answers are had.
+        max_new_tokens: The longest greedy answer.
+        processing: The model's tokenizer and image processor.
+        batches: One prompt per example, or one sequence per choice of each example.
+        golds: The right choices' places per example; empty when answers are generated.
     """
 
     examples: tuple[Example, ...]
@@ -111,16 +118,14 @@ def prepare(processing: Processing, examples: Iterable[Example], how: How) -> Pr
     if not rows:
         raise InputError("the task has no examples to score")
     tokens = how.get("max_new_tokens", 32)
+    golds: tuple[frozenset[int], ...] = ()
     if scoring == "generate":
-        golds: tuple[frozenset[int], ...] = ()
         _refuse(misfits(metric.name, rows))
-        encoded = _encode_each(rows, processing, tokens)
+        encoded = _encode_prompts(rows, processing, tokens)
     else:
         golds = tuple(right_choices(example, metric) for example in rows)
-        _refuse(
-            [problem for e, gold in zip(rows, golds, strict=True) for problem in _wrong(e, gold)]
-        )
-        encoded = _encode_each(rows, processing, None)
+        _refuse([problem for pair in zip(rows, golds, strict=True) for problem in _wrong(*pair)])
+        encoded = _encode_choices(rows, processing)
     from narrowtune.evaluation.batches import Batches
 
     side: Literal["left", "right"] = "left" if scoring == "generate" else "right"
@@ -156,33 +161,41 @@ def _wrong(example: Example, gold: frozenset[int]) -> list[str]:
     return []
 
 
-def _encode_each(
-    examples: Sequence[Example], processing: Processing, room: int | None
+def _encode_prompts(
+    examples: Sequence[Example], processing: Processing, room: int
 ) -> list[Encoded]:
-    """Prompts with room for an answer of `room` tokens, or one sequence per choice if None."""
+    """Every prompt, with `room` tokens left for its answer."""
     from narrowtune.data.encoding import encode_prompt
+
+    encoded, problems = [], Problems()
+    for example in examples:
+        with problems.collect():
+            encoded.append(encode_prompt(example, processing))
+            _check_room(encoded[-1], processing, room)
+    problems.check()
+    return encoded
+
+
+def _encode_choices(examples: Sequence[Example], processing: Processing) -> list[Encoded]:
+    """Every example once per choice."""
     from narrowtune.evaluation.likelihood import encode_choices
 
-    encoded: list[Encoded] = []
-    problems: list[str] = []
+    encoded, problems = [], Problems()
     for example in examples:
-        try:
-            if room is None:
-                encoded += encode_choices(example, processing)
-                continue
-            prompt = encode_prompt(example, processing)
-        except InputError as error:
-            problems += error.problems
-            continue
-        encoded.append(prompt)
-        if processing.max_length is not None and len(prompt) + room > processing.max_length:
-            problems.append(
-                f"{example.source}: a prompt of {len(prompt)} tokens leaves no room for "
-                f"{room} new ones (max_new_tokens) within the {processing.max_length} positions "
-                "of the model; shorten it, or allow fewer"
-            )
-    _refuse(problems)
+        with problems.collect():
+            encoded += encode_choices(example, processing)
+    problems.check()
     return encoded
+
+
+def _check_room(prompt: Encoded, processing: Processing, room: int) -> None:
+    most = processing.max_length
+    if most is not None and len(prompt) + room > most:
+        raise InputError(
+            f"{prompt.example.source}: a prompt of {len(prompt)} tokens leaves no room for {room} "
+            f"new ones (max_new_tokens) within the {most} positions of the model; shorten it, or "
+            "allow fewer"
+        )
 
 
 def _refuse(problems: list[str]) -> None:

@@ -13,16 +13,17 @@ from transformers import (
     GenerationConfig,
     ProcessorMixin,
 )
+from transformers.utils import is_torchvision_available
 
 
 def load_processor(folder: str, revision: str | None, config: Any) -> Any:
     """The model's processor, its image half where torchvision is missing; None for text models."""
     if type(config) not in PROCESSOR_MAPPING:
         return None
-    try:
-        found = AutoProcessor.from_pretrained(folder, revision=revision)
-    except ImportError:
-        return _image_half(PROCESSOR_MAPPING[type(config)], folder, revision)
+    processor_class = PROCESSOR_MAPPING[type(config)]
+    if "video_processor" in processor_class.get_attributes() and not is_torchvision_available():
+        return _image_half(processor_class, folder, revision)
+    found = AutoProcessor.from_pretrained(folder, revision=revision)
     return found if isinstance(found, ProcessorMixin) else None
 
 

@@ -63,7 +63,7 @@ class Processing:
         self.image_token_id = _image_token_id(processor, config)
         self.max_length = _max_length(config)
         self._known_ends = tuple(end_token_ids)
-        self._count_alone = lru_cache(maxsize=65536)(self._measure)
+        self._measured = lru_cache(maxsize=65536)(self._measure)
 
     @property
     def has_chat_template(self) -> bool:
@@ -143,10 +143,17 @@ class Processing:
         """Placeholder tokens of each image of one example.
 
         Several at once, since some processors cut a lone image into tiles and not one of many.
+
+        Raises:
+            InputError: The image processor refuses such an image (too narrow, say).
         """
-        if len(sizes) == 1 and self._formula_holds:
-            return tuple(self._formula(sizes))
-        return self._count_alone(tuple(sizes))
+        try:
+            if len(sizes) == 1 and self._formula_holds:
+                return tuple(self._formula(sizes))
+            return self._measured(tuple(sizes))
+        except ValueError as error:
+            shown = ", ".join(f"{width} x {height}" for width, height in sizes)
+            raise InputError(f"{self.name} takes no image of {shown} pixels: {error}") from error
 
     def pixel_inputs(
         self, images: Sequence[Image.Image], per_example: Sequence[int]
@@ -161,13 +168,18 @@ class Processing:
             return {}
         queue = iter(images)
         nested = [[next(queue) for _ in range(count)] for count in per_example if count]
-        return dict(self.processor(images=nested, return_tensors="pt"))
+        # Placeholders go along and are dropped again: not every processor works without text.
+        text = [self._image_token * len(group) for group in nested]
+        out = self.processor(images=nested, text=text, padding=True, return_tensors="pt")
+        words = {*self.tokenizer.model_input_names, TOKEN_TYPES}
+        return {name: tensor for name, tensor in out.items() if name not in words}
 
     def token_type_inputs(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """Per-token modality ids, for models whose processor hands them out."""
-        if TOKEN_TYPES not in getattr(self.processor, "model_input_names", ()):
+        make = getattr(self.processor, "create_mm_token_type_ids", None)
+        if make is None or TOKEN_TYPES not in self.processor.model_input_names:
             return {}
-        types = self.processor.create_mm_token_type_ids(input_ids.tolist())
+        types = make(input_ids.tolist())
         return {TOKEN_TYPES: torch.tensor(types, dtype=input_ids.dtype)}
 
     # -- the chat template ---------------------------------------------------------------------

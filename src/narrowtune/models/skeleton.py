@@ -63,7 +63,7 @@ def load_config(model: str, revision: str | None = None) -> PretrainedConfig:
     # A config is checked by many hands (transformers, the hub client, the config class), each
     # with errors of its own; whichever objects, it is the input that is wrong.
     except Exception as error:
-        reason = _first_line(error)
+        reason = _one_line(error)
         if local:
             raise InputError(f"{Path(source) / _CONFIG} is no valid config: {reason}") from error
         at = "" if revision is None else f" at revision {revision!r}"
@@ -106,7 +106,7 @@ def build_skeleton(config: PretrainedConfig) -> nn.Module:
             module: nn.Module = found._from_config(copy.deepcopy(config))
     # Model classes check little: a bad value ends as whatever error the line it reaches raises.
     except Exception as error:
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {_one_line(error)}"
         raise InputError(f"{found.__name__} cannot be built from this config: {reason}") from error
     return module
 
@@ -140,8 +140,9 @@ def _check_config_file(path: Path) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+def _one_line(error: Exception, limit: int = 300) -> str:
+    text = " ".join(str(error).split()).rstrip(".")
+    return text if len(text) <= limit else text[:limit] + "..."
 
 
 def _what_models_are() -> str:
