@@ -100,7 +100,9 @@ def main() -> None:
 def _print(timings: dict[tuple[str, str], Timing]) -> None:
     slowest = timings["language", "full"]
     print(f"{ROWS} rows x {TOKENS} tokens, {ANSWER} answer tokens, vocabulary {VOCABULARY:,}")
-    print(f"{'recipe':<10} {'head at':<11} {'wall s':>8} {'CPU s':>8} {'speed-up (CPU, paired)':>24}")
+    print(
+        f"{'recipe':<10} {'head at':<11} {'wall s':>8} {'CPU s':>8} {'speed-up (CPU, paired)':>24}"
+    )
     for (recipe, head), timing in timings.items():
         ratio = statistics.median(a / b for a, b in zip(slowest.cpu, timing.cpu, strict=True))
         wall, cpu = statistics.median(timing.wall), statistics.median(timing.cpu)

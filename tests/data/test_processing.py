@@ -9,7 +9,12 @@ import pytest
 import tiny_processors as tiny
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, GenerationConfig
+from transformers import (
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    LlamaConfig,
+    Qwen2Config,
+)
 
 from narrowtune.errors import InputError
 from narrowtune.models.processing import Processing, load_processing
@@ -104,7 +109,7 @@ def test_several_images_are_written_differently_in_onevision(family: Family) -> 
 
 def test_text_folders(tmp_path: Path) -> None:
     tiny.make_tokenizer(tiny.CHATML, eos_token="<|endoftext|>").save_pretrained(tmp_path)
-    tiny.LlamaConfig(**tiny.TEXT).save_pretrained(tmp_path)
+    LlamaConfig(**tiny.TEXT).save_pretrained(tmp_path)
     GenerationConfig(eos_token_id=[4, 2]).save_pretrained(tmp_path)
     processing = load_processing(str(tmp_path))
     assert processing.image_token_id is None and processing.max_length == 512
@@ -116,8 +121,10 @@ def test_text_folders(tmp_path: Path) -> None:
     assert processing.decode([1, *text, 2]) == "Hello world"
 
 
-def test_a_folder_without_a_tokenizer(tmp_path: Path) -> None:
-    tiny.LlamaConfig(**tiny.TEXT).save_pretrained(tmp_path)
+@pytest.mark.parametrize("config", [LlamaConfig, Qwen2Config])
+def test_a_folder_without_a_tokenizer(config: type, tmp_path: Path) -> None:
+    """Qwen2's class answers with an empty tokenizer there, Llama's with an error."""
+    config(**tiny.TEXT).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="tokenizer"):
         load_processing(str(tmp_path))
 

@@ -87,7 +87,8 @@ def test_a_run_records_everything(make_plan: Callable[..., Plan], tmp_path: Path
     record = nt.run(plan, out, options=OPTIONS)
     assert record.status == "complete"
     assert record == nt.read_record(out)
-    places = [("base", "base"), *((a, s) for a in ("gate-up", "qkv") for s in ("counting", "reading"))]
+    taught = [(arm, stage) for arm in ("gate-up", "qkv") for stage in ("counting", "reading")]
+    places = [("base", "base"), *taught]
     tasks = ("counting", "reading", "existence")
     assert [(s.arm, s.stage, s.task) for s in record.scores] == [
         (*place, task) for place in places for task in tasks
@@ -140,7 +141,8 @@ def test_stages_in_one_run_equal_stages_run_one_by_one(
     whole = load_file(saved / "model.safetensors")
     assert kept
     assert all(torch.equal(whole[_on_disk(name, whole)], kept[name]) for name in kept)
-    score = next(s for s in both.scores if (s.arm, s.stage, s.task) == ("gate-up", "counting", "counting"))
+    place = ("gate-up", "counting", "counting")
+    score = next(s for s in both.scores if (s.arm, s.stage, s.task) == place)
     again = nt.plan(
         nt.parse_experiment(raw_experiment() | {"model": {"id": str(saved), "dtype": "float32"}}),
         make_plan_root(first),
@@ -182,9 +184,7 @@ def test_other_folders_are_refused(make_plan: Callable[..., Plan], tmp_path: Pat
         nt.run(make_plan(), tmp_path / "new", resume=True, options=OPTIONS)
 
 
-def test_a_nan_leaves_a_valid_failed_record(
-    make_plan: Callable[..., Plan], tmp_path: Path
-) -> None:
+def test_a_nan_leaves_a_valid_failed_record(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     training = {"batch_size": 16, "learning_rate": 1e30, "warmup": 0.0, "max_grad_norm": 1e30}
     out = tmp_path / "run"
     with pytest.raises(nt.RunFailed, match="loss nan"):

@@ -113,9 +113,7 @@ def test_micro_batches_do_not_change_the_result(stage: Stage, micro: int) -> Non
 
 
 @pytest.mark.parametrize("stop_at", [1, 4])
-def test_a_resumed_stage_ends_in_the_same_bits(
-    stage: Stage, tmp_path: Path, stop_at: int
-) -> None:
+def test_a_resumed_stage_ends_in_the_same_bits(stage: Stage, tmp_path: Path, stop_at: int) -> None:
     straight, uninterrupted = stage.run("language")
     seen: list[StepResult] = []
     hooks = Hooks(

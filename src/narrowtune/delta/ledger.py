@@ -33,7 +33,7 @@ def hash_tensor(tensor: Tensor) -> str:
     """SHA-256 of a tensor's dtype, shape and bytes: bit-identity, where -0.0 differs from 0.0."""
     digest = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    digest.update(memoryview(flat.view(torch.uint8).numpy()))
+    digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -29,6 +29,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         InputError: If the file is missing or damaged.
     """
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} can't be read: {error}") from error
+    return tensors

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from narrowtune.models.skeleton import load_config, model_class, resolve
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
 from narrowtune.errors import InputError
+from narrowtune.models.skeleton import load_config, model_class, resolve
 
 # What lies beside the weights: configs, vocabularies, templates. Weight indexes are excluded
 # because `save_pretrained` writes its own.
@@ -111,12 +111,12 @@ def without_gradient(model: nn.Module, prefixes: Sequence[str]) -> Iterator[None
     modules = [module for prefix in prefixes for module in _callable_modules(inner, prefix)]
     before = [module.forward for module in modules]
     for module in modules:
-        module.forward = torch.no_grad()(module.forward)  # type: ignore[method-assign]
+        module.forward = torch.no_grad()(module.forward)
     try:
         yield
     finally:
         for module, forward in zip(modules, before, strict=True):
-            module.forward = forward  # type: ignore[method-assign]
+            module.forward = forward
 
 
 def _callable_modules(model: nn.Module, prefix: str) -> list[nn.Module]:

@@ -254,8 +254,7 @@ class Processing:
             return []
         tail = self._tried[2].rpartition(PROBE)[2].lstrip()
         ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
-        special = set(self.tokenizer.all_special_ids) | _special_added(self.tokenizer)
-        return [token for token in ids[:1] if token in special]
+        return [token for token in ids[:1] if token in _special_ids(self.tokenizer)]
 
     # -- image tokens --------------------------------------------------------------------------
 
@@ -296,7 +295,7 @@ def load_processing(model: str, revision: str | None = None) -> Processing:
     """The processing of a bundled model, a local folder or a hub id.
 
     Raises:
-        InputError: There is no tokenizer to be found there.
+        InputError: It has no tokenizer, or a multimodal model no image processor.
     """
     from narrowtune.models.skeleton import load_config, resolve
 
@@ -307,7 +306,13 @@ def load_processing(model: str, revision: str | None = None) -> Processing:
         tokenizer = processor.tokenizer if processor is not None else None
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder, revision=revision)
     except (OSError, ValueError) as error:
-        raise InputError(f"{model}: its tokenizer cannot be loaded: {error}") from error
+        why = " ".join(str(error).split())
+        raise InputError(
+            f"{model}: its tokenizer or image processor cannot be loaded: {why}"
+        ) from error
+    if len(tokenizer) - len(_special_ids(tokenizer)) < 2:
+        # transformers makes an empty one, without a word, where the files are missing
+        raise InputError(f"{model}: it has no tokenizer files (tokenizer.json), only a config")
     return Processing(model, tokenizer, processor, config, generation_ends(folder, revision))
 
 
@@ -329,9 +334,10 @@ def _max_length(config: Any) -> int | None:
     return int(length) if length else None
 
 
-def _special_added(tokenizer: Any) -> set[int]:
+def _special_ids(tokenizer: Any) -> set[int]:
     added = tokenizer.added_tokens_decoder
-    return {int(index) for index, token in added.items() if token.special}
+    marked = {int(index) for index, token in added.items() if token.special}
+    return marked | set(tokenizer.all_special_ids)
 
 
 def _is_image(part: object) -> bool:

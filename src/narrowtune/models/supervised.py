@@ -54,7 +54,7 @@ def output_head(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: If the model class has none: it is no language model.
     """
-    inner = getattr(model, "module", model)  # DistributedDataParallel keeps it one level down
+    inner: Any = getattr(model, "module", model)  # DistributedDataParallel keeps it one level down
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
     if not isinstance(head, nn.Module):
         raise TypeError(f"{type(inner).__name__} has no output head")

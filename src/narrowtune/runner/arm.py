@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,14 +161,11 @@ def _frozen_towers_without_gradient(
     session: Session, model: nn.Module, arm: ArmPlan
 ) -> AbstractContextManager[None]:
     """Frozen towers between the pixels and the first trained tower save nothing for backward."""
-    anatomy = session.plan.anatomy
     towers = {tensor.tower for tensor in arm.selection.tensors}
-    frozen: list[str] = []
-    for tower in ("vision", "audio", "connector"):  # in the order that data passes them
-        if tower in towers:
-            break
-        frozen += anatomy.tower_prefixes(tower)
-    return without_gradient(model, frozen)
+    passed = ("vision", "audio", "connector")  # in the order that data passes them
+    frozen = list(takewhile(lambda tower: tower not in towers, passed))
+    prefixes = session.plan.anatomy.tower_prefixes(*frozen) if frozen else ()
+    return without_gradient(model, prefixes)
 
 
 def _record_stage(
@@ -177,10 +175,10 @@ def _record_stage(
     ledger: LedgerRow,
     peak: int,
 ) -> None:
-    arm, stage = unit
-    where = {"arm": arm.name, "stage": stage.name}
+    arm, stage = unit[0], unit[1].name
     cost = Cost(
-        **where,
+        arm=arm.name,
+        stage=stage,
         seconds=result.seconds,
         steps=len(result.steps),
         samples=result.samples,
@@ -191,8 +189,8 @@ def _record_stage(
         trained_numel=arm.selection.trained_numel,
         total_numel=arm.selection.total_numel,
     )
-    losses = [LossRow(**where, **vars(step)) for step in result.steps]
-    order = DataOrder(**where, sha256=result.order_sha256)
+    losses = [LossRow(arm=arm.name, stage=stage, **vars(step)) for step in result.steps]
+    order = DataOrder(arm=arm.name, stage=stage, sha256=result.order_sha256)
     session.journal.add(ledger=[ledger], cost=[cost], losses=losses, data_order=[order])
     session.observer.ledger(ledger)
 
