@@ -20,6 +20,7 @@ from narrowtune.errors import InputError, NarrowTuneError, RunFailed
 if TYPE_CHECKING:
     from narrowtune.anatomy import Anatomy, Selection
     from narrowtune.experiment import Experiment, load_experiment, parse_experiment
+    from narrowtune.models.skeleton import load_config
     from narrowtune.record import Record, read_record
     from narrowtune.report import headline, write_html
     from narrowtune.runner import Observer, Options, Plan, plan, run
@@ -31,6 +32,7 @@ _HOMES = {
     "Anatomy": "anatomy",
     "Selection": "anatomy",
     "Experiment": "experiment",
+    "load_config": "models.skeleton",
     "load_experiment": "experiment",
     "parse_experiment": "experiment",
     "Record": "record",
@@ -57,6 +59,7 @@ __all__ = [
     "Selection",
     "__version__",
     "headline",
+    "load_config",
     "load_experiment",
     "parse_experiment",
     "plan",

@@ -16,8 +16,8 @@ def data_check_command(
     images: Annotated[
         Path | None,
         typer.Option(
-            help="Folder that relative image paths start from.",
-            show_default="the file's own",
+            help="Folder that relative image paths start from; by default the file's own.",
+            show_default=False,
         ),
     ] = None,
     json: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -53,23 +54,19 @@ def shorthand(
     model: str, data: Path, recipe: str, test: str | None, held_out: list[str]
 ) -> dict[str, Any]:
     """The experiment, as plain data, that a `train` command line stands for."""
-    stage: dict[str, Any] = {"name": data.stem, "train": str(data)}
+    names: list[str] = []
+    stage: dict[str, Any] = {"name": _name(data, names), "train": str(data)}
     if test is not None:
         stage["test"], stage["metric"] = _split_metric(test)
-    taken = {data.stem}
     tasks = []
     for given in held_out:
         path, metric = _split_metric(given)
-        name = _free_name(path, taken)
-        taken.add(name)
-        tasks.append({"name": name, "test": path, "metric": metric})
+        tasks.append({"name": _name(Path(path), names), "test": path, "metric": metric})
     return {
         "model": {"id": model},
         "stages": [stage],
         "held_out": tasks,
-        "arms": [
-            {"name": recipe.replace(".", "-").replace("[", "-").strip("]"), "train": [recipe]}
-        ],
+        "arms": [{"name": _plain(recipe), "train": [recipe]}],
     }
 
 
@@ -81,9 +78,18 @@ def _split_metric(given: str) -> tuple[str, str]:
     return (path, metric) if colon and metric in get_args(MetricName) else (given, "exact")
 
 
-def _free_name(path: str, taken: set[str]) -> str:
-    """A task name from a file: its stem, or folder and stem when that is taken."""
-    file = Path(path)
-    if file.stem not in taken and file.stem not in {"test", "train"}:
-        return file.stem
-    return f"{file.parent.name}-{file.stem}" if file.parent.name else f"{file.stem}-2"
+def _name(file: Path, taken: list[str]) -> str:
+    """A task's name from its file: `a/train.jsonl` is `a`, `b.jsonl` is `b`; numbered if taken."""
+    usual = file.stem in {"train", "test", "dev", "validation", "data"}
+    name = _plain(file.parent.name if usual and file.parent.name else file.stem)
+    unique, number = name, 1
+    while unique in {*taken, "base"}:
+        number += 1
+        unique = f"{name}-{number}"
+    taken.append(unique)
+    return unique
+
+
+def _plain(text: str) -> str:
+    """The text with everything but letters, digits and _ . + - made a hyphen."""
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", text).strip("-.+_")

@@ -1,0 +1,82 @@
+"""If the documentation says it, it holds: code runs, links lead somewhere, help is current."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import narrowtune as nt
+from narrowtune import pico
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")])
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    local = [target.partition("#")[0] for target in targets if "://" not in target]
+    missing = [target for target in local if target and not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_the_readme_is_short() -> None:
+    assert README.count("\n") <= 150
+
+
+def test_the_command_line_page_is_current() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs/build.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_readmes_experiment_and_python_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for task, split in (("counting", "train"), ("counting", "test"), ("existence", "test")):
+        pico.write(tmp_path, task, split, 16)
+    (experiment,) = blocks("yaml")
+    (tmp_path / "experiment.yaml").write_text(experiment)
+    monkeypatch.chdir(tmp_path)
+    (program,) = blocks("python")
+    exec(compile(program, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert nt.read_record("runs/third").status == "complete"
+    assert "gate-up" in printed
+
+
+def command_lines() -> list[list[str]]:
+    """The README's narrowtune commands, as words."""
+    text = "\n".join(blocks("bash")).replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
+    return [words for words in lines if words[:1] == ["narrowtune"]]
+
+
+@pytest.mark.parametrize("words", command_lines(), ids=lambda words: words[1])
+def test_the_readmes_commands_exist(words: list[str]) -> None:
+    page = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    section = page.partition(f"## `narrowtune {words[1]}`")[2].partition("\n## ")[0]
+    assert section, f"no command {words[1]}"
+    options = [word for word in words if word.startswith("--")]
+    assert all(option in section for option in options)
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    text = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    used = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.MULTILINE))
+    assert used >= {"demo", "test"}
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in used)
