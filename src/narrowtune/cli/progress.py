@@ -7,6 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from narrowtune.engine import is_main_process
 from narrowtune.record import LedgerRow, Score
 from narrowtune.runner import Observer
 from narrowtune.training import StepResult
@@ -16,7 +17,7 @@ class TerminalProgress(Observer):
     """A bar with loss, samples per second and time left; plain lines where there is no terminal."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=not is_main_process())
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

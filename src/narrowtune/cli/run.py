@@ -70,6 +70,7 @@ def execute(plan: Plan, out: Path, resume: bool, options: Options, json: bool) -
     Exits with 3 when the ledger did not hold.
     """
     from narrowtune.cli.progress import TerminalProgress
+    from narrowtune.engine import is_main_process
     from narrowtune.runner import run
     from narrowtune.training import Interrupted
 
@@ -79,7 +80,8 @@ def execute(plan: Plan, out: Path, resume: bool, options: Options, json: bool) -
         except Interrupted as stopped:
             progress.note(f"{stopped}; go on with the same command and --resume")
             raise typer.Exit(130) from None
-    show(record, out, json)
+    if is_main_process():
+        show(record, out, json)
     if not all(row.held for row in record.ledger):
         raise typer.Exit(3)
 
@@ -99,26 +101,27 @@ def show(record: Record, out: Path, json: bool) -> None:
 
 
 def _print_plan(plan: Plan) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("arm", "trains", "of all", "tensors", "optimiser", "stage", "steps", "tokens")
-    for arm in plan.to_dict()["arms"]:
-        share = arm["trained_numel"] / arm["total_numel"]
-        memory = f"{arm['optimiser_bytes'] / 2**20:.1f} MiB"
+    from narrowtune.report.units import count, memory
+
+    arms = plan.to_dict()["arms"]
+    sizes = Table("arm", "trains", "of all", "tensors", "gradient + optimiser", box=SIMPLE_HEAD)
+    stages = Table("arm", "stage", "samples", "steps", "rate", "tokens", box=SIMPLE_HEAD)
+    for arm in arms:
+        part = arm["trained_numel"] / arm["total_numel"]
+        needed = memory(arm["optimiser_bytes"])
+        trains = count(arm["trained_numel"])
+        sizes.add_row(arm["name"], trains, f"{part:.1%}", str(arm["trained_tensors"]), needed)
         for stage in arm["stages"]:
-            table.add_row(
-                arm["name"],
-                f"{arm['trained_numel']:,}",
-                f"{share:.1%}",
-                str(arm["trained_tensors"]),
-                memory,
-                stage["name"],
-                str(stage["steps"]),
-                f"{stage['tokens']:,}",
-            )
-    console = Console()
-    console.print(f"{plan.anatomy.class_name} · digest {plan.digest[:12]}")
-    console.print(table)
+            numbers = [str(stage[key]) for key in ("samples", "steps", "learning_rate", "tokens")]
+            stages.add_row(arm["name"], stage["name"], *numbers)
+    tasks = Table("scored", "as", "metric", "samples", box=SIMPLE_HEAD)
     for task in plan.tasks:
-        console.print(f"task {task.name} ({task.role}): {len(task.prepared.examples)} samples")
+        tasks.add_row(task.name, task.role, task.spec.metric, str(len(task.prepared.examples)))
+    console = Console()
+    console.print(f"{plan.anatomy.class_name}, digest {plan.digest[:12]}")
+    for table in (sizes, stages, tasks):
+        console.print(table)

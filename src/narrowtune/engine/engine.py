@@ -87,6 +87,11 @@ class Engine:
         self._accelerator.wait_for_everyone()
 
 
+def is_main_process() -> bool:
+    """Whether this process talks to the user; known from the launcher before anything starts."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and PyTorch, and ask PyTorch for deterministic kernels."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

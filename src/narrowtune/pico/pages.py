@@ -106,18 +106,17 @@ def reading(rng: Random) -> Picture:
     canvas = Canvas(shade(rng, (170, 205, 235), 25))
     canvas.box(0, rng.uniform(58, 66), SIDE, SIDE, shade(rng, (150, 160, 140), 40))
     word = rng.choice(SIGN_WORDS)
-    at = (SIDE / 2 + rng.uniform(-4, 4), SIDE / 2 + rng.uniform(-7, 6))
+    at = (SIDE / 2 + rng.uniform(-3, 3), SIDE / 2 + rng.uniform(-4, 4))
     canvas.line(at, (at[0], 80), INK, 2.5)
-    turn = rng.uniform(-8, 8)
-    board = shade(rng, rng.choice(list(COLOURS.values())), 25)
+    turn = rng.uniform(-6, 6)
+    board = darker(shade(rng, rng.choice(list(COLOURS.values())), 25), rng.uniform(0.5, 0.8))
     _plate(canvas, at, turn, board)
     style = Style(rng)
     style.turn = -turn
-    ink = (250, 250, 245) if sum(board) < 400 else darker(board, 0.2)
-    letters = canvas.spell(word.upper(), at, rng.uniform(17, 20), ink, style)
+    letters = canvas.spell(word.upper(), at, rng.uniform(18, 20), (250, 250, 245), style)
     question = ("What does the sign say?", word)
     cells: Cells = {"word": everywhere(word), "letters": tuple(letters)}
-    return Picture(canvas.finish(rng, 14.0), (question,), cells)
+    return Picture(canvas.finish(rng, 12.0), (question,), cells)
 
 
 def _plate(canvas: Canvas, at: Point, turn: float, colour: Colour) -> None:
