@@ -16,7 +16,7 @@ from towers import see
 
 WIDTH = 128
 SIZES = [len(classes) for classes in LABELS.values()]
-SHARES = {"documents": 2.0, "reading": 2.0, "clock": 1.5}  # how often a picture is drawn
+SHARES = {"documents": 2.0, "reading": 1.5, "clock": 1.5}  # how often a picture is drawn
 
 
 def loss_of(logits: Tensor, labels: Tensor, letters: Tensor) -> Tensor:

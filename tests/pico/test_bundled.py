@@ -6,13 +6,16 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import narrowtune
 from narrowtune.pico import HELD_OUT, draw
 
 FOLDERS = Path(narrowtune.__file__).parent / "models" / "bundled"
 sys.path.insert(0, str(Path(__file__).parents[2] / "pretraining"))
+import towers  # noqa: E402
 from score import Reader, score  # noqa: E402
 
 CLASSES = {
@@ -71,6 +74,12 @@ def test_chat_template_takes_strings_and_blocks(reader: Reader) -> None:
 def test_answer_does_not_depend_on_the_batch(reader: Reader) -> None:
     items = [draw(task, "test", 3) for task in ("captions", "choices", "existence")]
     assert reader.answer(items) == [reader.answer([item])[0] for item in items]
+
+
+def test_pretraining_sees_what_the_model_sees(reader: Reader) -> None:
+    items = [draw("scenes", "test", index) for index in range(3)]
+    images = torch.stack([torch.from_numpy(np.array(item.image)) for item in items])
+    assert towers.check(reader.model, images) < 1e-4
 
 
 def test_knows_a_part_of_its_world(reader: Reader) -> None:
