@@ -23,7 +23,7 @@ from towers import arrange, see
 from narrowtune.pico import TARGETS
 
 BATCH = 128
-CAPTIONS = {"captions": 1.0, "places": 1.0, "drill": 1.0}
+CAPTIONS = {"captions": 1.0, "places": 1.0, "drill": 1.0, "lists": 3.0, "letters": 2.0}
 MEASURE = 250  # steps between measurements
 WINDOW = 8  # batches cut from one sorted draw, so that rows of like length meet
 

@@ -10,7 +10,7 @@ from narrowtune.pico.icons import ICONS, PLURALS
 from narrowtune.pico.nature import HEATS, PHASES, SPECIES, STATES, TISSUES
 from narrowtune.pico.objects import places
 from narrowtune.pico.pages import PAGE_WORDS, SIGN_WORDS
-from narrowtune.pico.picture import Picture
+from narrowtune.pico.picture import Cells, Picture
 from narrowtune.pico.world import DRAWERS
 
 STREAM = "pretrain"  # neither "train" nor "test": the pictures are no one else's
@@ -64,6 +64,49 @@ def drill(rng: Random) -> tuple[str, str]:
     lines = "".join(f"\n{a}. {b}" for a, b in zip("ABCD", chosen, strict=False))
     right = rng.randrange(len(chosen))
     return f"Which letter is {chosen[right]}?{lines}", "ABCD"[right]
+
+
+Pairs = tuple[tuple[str, str], ...]
+
+
+def lists(facts: Cells, task: str, rng: Random) -> list[tuple[str, Pairs]]:
+    """Questions answered item by item, as " star=red boat=none": only the values are learned.
+
+    Finding what a word of the question means in the picture is the hard part of every ability, and
+    one answer per picture teaches it slowly; a list teaches it a dozen times per picture.
+    """
+    if "thing" not in facts:
+        return []
+    cells = {t: c for c, t in enumerate(facts["thing"]) if t}
+    absent = rng.sample([t for t in ICONS if t not in cells], 3)
+    hues = {t: facts["colour"][c] for t, c in cells.items()} | dict.fromkeys(absent, "none")
+    known = dict.fromkeys(cells, "yes") | dict.fromkeys(absent, "no")
+    found = [("Which colours?", hues), ("What is there?", known)]
+    if task == "infographics":
+        found.append(("Which numbers?", {t: facts["digit"][_mate(facts, c)]
+                                         for t, c in cells.items()}))  # fmt: skip
+    return [(question, _shuffled(pairs, rng)) for question, pairs in found]
+
+
+def _mate(facts: Cells, cell: int) -> int:
+    """The cell of the digit in the same row."""
+    row = cell // 3 * 3
+    return next(c for c in range(row, row + 3) if facts["digit"][c])
+
+
+def _shuffled(pairs: dict[str, str], rng: Random) -> Pairs:
+    kept = list(pairs.items())
+    rng.shuffle(kept)
+    return tuple(kept)
+
+
+def letters(rng: Random) -> tuple[str, Pairs]:
+    """The letter of every lettered option, item by item, without a picture."""
+    pool = rng.choice((list(ICONS), list(COLOURS), [*PHASES, *STATES, *HEATS], list(SPECIES)))
+    chosen = rng.sample(pool, rng.choice((3, 4)))
+    lines = "".join(f"\n{a}. {b}" for a, b in zip("ABCD", chosen, strict=False))
+    pairs = dict(zip(chosen, "ABCD", strict=False))
+    return f"Which letters?{lines}", _shuffled(pairs, rng)
 
 
 def texts(seed: int, per_task: int = 200) -> list[str]:

@@ -55,6 +55,7 @@ def material(
 ) -> language_stage.Material:
     """Questions of a pool and some drills, with the features of the pictures."""
     rows = prompts.rows_of(tokenizer, pool)
+    rows = prompts.join(rows, prompts.list_rows(tokenizer, pool, drills[1]))
     rows = prompts.join(rows, prompts.drills(tokenizer, *drills))
     return language_stage.Material(rows, language_stage.features(model, pool))
 

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from random import Random
 
 import torch
-from lessons import drill
-from pools import Pool
+from lessons import LABELS, Pairs, drill, letters, lists
+from pools import UNKNOWN, Pool
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-LONGEST = 80
+from narrowtune.pico import TARGETS
+from narrowtune.pico.picture import Cells
+
+LONGEST = 96
 IGNORED = -100
 
 
@@ -49,7 +52,26 @@ def prompt(tokenizer: PreTrainedTokenizerFast, question: str, image: bool) -> li
     return list(tokenizer.encode(spread, add_special_tokens=False))
 
 
-def fill(tokenizer: PreTrainedTokenizerFast, examples: list[tuple[str, str, str, int]]) -> Rows:
+Example = tuple[str, str, str | Pairs, int]  # task, question, answer or list, picture
+
+
+def answer_tokens(
+    tokenizer: PreTrainedTokenizerFast, answer: str | Pairs
+) -> tuple[list[int], list[bool]]:
+    """The tokens of an answer with its end, and which of them are learned."""
+    if isinstance(answer, str):
+        whole = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
+        return whole, [True] * len(whole)
+    tokens: list[int] = []
+    learned: list[bool] = []
+    for key, value in answer:
+        for text, counts in ((f" {key}=", False), (value, True)):
+            part = tokenizer.encode(text, add_special_tokens=False)
+            tokens, learned = tokens + part, learned + [counts] * len(part)
+    return tokens, learned
+
+
+def fill(tokenizer: PreTrainedTokenizerFast, examples: list[Example]) -> Rows:
     """Rows of (task, question, answer, picture) examples."""
     ids = torch.full((len(examples), LONGEST), int(tokenizer.pad_token_id))
     labels = torch.full((len(examples), LONGEST), IGNORED)
@@ -58,24 +80,46 @@ def fill(tokenizer: PreTrainedTokenizerFast, examples: list[tuple[str, str, str,
     for row, (_, question, answer, picture) in enumerate(examples):
         key = (question, picture >= 0)
         before = known.get(key) or known.setdefault(key, prompt(tokenizer, *key))
-        after = [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
+        after, learned = answer_tokens(tokenizer, answer)
         whole = torch.tensor(before + after)
         ids[row, : len(whole)] = whole
-        labels[row, len(before) - 1 : len(whole) - 1] = whole[len(before) :]
+        wanted = torch.tensor(after).where(torch.tensor(learned), torch.tensor(IGNORED))
+        labels[row, len(before) - 1 : len(whole) - 1] = wanted
         lengths[row] = len(whole) - 1  # the last token is only ever predicted
     pictures = torch.tensor([e[3] for e in examples])
     return Rows(ids.short(), labels.short(), lengths, pictures, [e[0] for e in examples])
 
 
-def rows_of(tokenizer: PreTrainedTokenizerFast, pool: Pool, skip: tuple[str, ...] = ()) -> Rows:
-    """Every question of every picture of a pool, but for the tasks to skip."""
-    examples = [
+def rows_of(tokenizer: PreTrainedTokenizerFast, pool: Pool) -> Rows:
+    """Every question of every picture of a pool."""
+    examples: list[Example] = [
         (task, question, answer, index)
         for index, (task, asked) in enumerate(zip(pool.tasks, pool.questions, strict=True))
-        if task not in skip
         for question, answer in asked
     ]
     return fill(tokenizer, examples)
+
+
+def list_rows(tokenizer: PreTrainedTokenizerFast, pool: Pool, seed: int) -> Rows:
+    """The lists of every picture that shows things, and lists of letters without a picture."""
+    rng = Random(f"lists/{seed}")
+    examples: list[Example] = []
+    for index, task in enumerate(pool.tasks):
+        if task not in TARGETS:
+            facts = lists(facts_of(pool, index), task, rng)
+            examples += [("lists", question, pairs, index) for question, pairs in facts]
+    examples += [("letters", *letters(rng), -1) for _ in range(len(examples) // 3)]
+    return fill(tokenizer, examples)
+
+
+def facts_of(pool: Pool, index: int) -> Cells:
+    """What is known of the cells of a picture, back from its labels."""
+    facts = {}
+    for row, (kind, classes) in enumerate(LABELS.items()):
+        numbers = pool.labels[index, row]
+        if numbers[0] != UNKNOWN:
+            facts[kind] = tuple(classes[number] for number in numbers)
+    return facts
 
 
 def drills(tokenizer: PreTrainedTokenizerFast, count: int, seed: int) -> Rows:

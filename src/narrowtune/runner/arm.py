@@ -61,12 +61,12 @@ def teach_arm(session: Session, arm: ArmPlan) -> None:
     if not todo and (saved.exists() or not session.options.save_models):
         return
     spec = session.plan.experiment.model
-    model = load_model(spec.id, spec.revision, spec.dtype, str(session.engine.device))
+    model = load_model(session.plan.model, spec.revision, spec.dtype, str(session.engine.device))
     trained = arm.selection.apply(model)
     for stage in session.plan.stages:
         _do_stage(session, model, trained, arm, stage)
     if session.options.save_models and session.engine.is_main:
-        save_model(model, spec.id, saved, spec.revision)
+        save_model(model, session.plan.model, saved, spec.revision)
 
 
 def score_all(session: Session, model: nn.Module, arm: str, stage: str) -> None:

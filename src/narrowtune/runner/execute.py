@@ -97,7 +97,7 @@ def _everything(session: Session) -> None:
     plan, journal = session.plan, session.journal
     journal.status("running")
     spec = plan.experiment.model
-    model = load_model(spec.id, spec.revision, spec.dtype, str(session.engine.device))
+    model = load_model(plan.model, spec.revision, spec.dtype, str(session.engine.device))
     if not journal.record.environment:
         facts = environment(session.engine.device, session.engine.processes)
         facts["dtype"] = str(choose_dtype(spec.dtype, str(session.engine.device)))

@@ -67,9 +67,13 @@ class ArmPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that will happen; `digest` tells two runs apart, data contents included."""
+    """All that will happen; `digest` tells two runs apart, data contents included.
+
+    `model` is where the experiment's model is found from here: a folder, or the name it gives.
+    """
 
     experiment: Experiment
+    model: str
     processing: Processing
     anatomy: Anatomy
     arms: tuple[ArmPlan, ...]
@@ -154,8 +158,9 @@ def plan(
         InputError: Listing every problem of the model, the arms and the data files.
     """
     spec, base = experiment.model, Path(root)
-    anatomy = Anatomy.of(load_config(spec.id, spec.revision))
-    processing = load_processing(spec.id, spec.revision)
+    model = _found(spec.id, base)
+    anatomy = Anatomy.of(load_config(model, spec.revision))
+    processing = load_processing(model, spec.revision)
     problems = Problems()
     arms = _arms(experiment, anatomy, problems)
     tasks = _tasks(
@@ -165,6 +170,7 @@ def plan(
     problems.check()
     return Plan(
         experiment=experiment,
+        model=model,
         processing=processing,
         anatomy=anatomy,
         arms=tuple(arms),
@@ -172,6 +178,12 @@ def plan(
         tasks=tuple(tasks),
         files=tuple(_files(experiment, base)),
     )
+
+
+def _found(model: str, root: Path) -> str:
+    """A model folder is sought beside the experiment's file first, as its data is."""
+    beside = root / model
+    return str(beside) if (beside / "config.json").is_file() else model
 
 
 def _arms(experiment: Experiment, anatomy: Anatomy, problems: Problems) -> list[ArmPlan]:

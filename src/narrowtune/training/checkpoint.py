@@ -86,7 +86,7 @@ def _moments(name: str, master: Tensor, tensors: dict[str, Tensor]) -> dict[str,
         kind, _, rest = key.partition("/")
         moment, _, owner = rest.partition("/")
         if kind == "optimiser" and owner == name:
-            moments[moment] = value if moment == "step" else value.to(master.device)
+            moments[moment] = value.to(master.device)
     return moments
 
 
