@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import narrowtune as nt
-from narrowtune import pico
+from narrowtune.cli import main
+from narrowtune.cli.demo import draw
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")])
@@ -43,19 +44,13 @@ def test_the_command_line_page_is_current() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readmes_experiment_and_python_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for task, split in (("counting", "train"), ("counting", "test"), ("existence", "test")):
-        pico.write(tmp_path, task, split, 16)
+@pytest.fixture
+def after_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder is one where `narrowtune demo` has drawn its data, only less of it."""
+    draw(tmp_path / "narrowtune-demo" / "data", samples=16, tests=4)
     (experiment,) = blocks("yaml")
     (tmp_path / "experiment.yaml").write_text(experiment)
     monkeypatch.chdir(tmp_path)
-    (program,) = blocks("python")
-    exec(compile(program, "README.md", "exec"), {})
-    printed = capsys.readouterr().out
-    assert nt.read_record("runs/third").status == "complete"
-    assert "gate-up" in printed
 
 
 def command_lines() -> list[list[str]]:
@@ -65,13 +60,39 @@ def command_lines() -> list[list[str]]:
     return [words for words in lines if words[:1] == ["narrowtune"]]
 
 
-@pytest.mark.parametrize("words", command_lines(), ids=lambda words: words[1])
-def test_the_readmes_commands_exist(words: list[str]) -> None:
+@pytest.mark.usefixtures("after_demo")
+def test_the_readmes_commands_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One after the other, as a reader types them; training is cut short."""
+    lines = command_lines()
+    assert [words[1] for words in lines] == ["inspect", "select", "train", "report", "plan", "run"]
+    quick = ["-o", "training.steps=2", "--no-save-models"]
+    for words in lines:
+        monkeypatch.setattr(sys, "argv", words + quick * (words[1] in ("train", "run")))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        assert not ended.value.code, f"{shlex.join(words)}\n{err}"
+        assert out
+    assert nt.read_record("runs/first").status == nt.read_record("runs/second").status == "complete"
+
+
+@pytest.mark.usefixtures("after_demo")
+def test_the_readmes_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = blocks("python")
+    exec(compile(program, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert nt.read_record("runs/third").status == "complete"
+    assert "gate-up" in printed
+
+
+def test_the_readme_names_every_command() -> None:
     page = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
-    section = page.partition(f"## `narrowtune {words[1]}`")[2].partition("\n## ")[0]
-    assert section, f"no command {words[1]}"
-    options = [word for word in words if word.startswith("--")]
-    assert all(option in section for option in options)
+    (table,) = re.findall(r"\| command \| does \|\n(.*?)\n\n", README, flags=re.DOTALL)
+    first = "".join(row.split("|")[1] for row in table.splitlines())
+    documented = re.findall(r"^## `narrowtune ([\w ]+)`$", page, flags=re.MULTILINE)
+    assert sorted(re.findall(r"`([\w ]+)`", first)) == sorted(documented)
 
 
 def test_make_targets_of_the_readme_exist() -> None:

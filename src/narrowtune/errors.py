@@ -43,6 +43,11 @@ class Problems:
             lead = f"{where}: " if where else ""
             self._found += [lead + problem for problem in error.problems]
 
+    @property
+    def found(self) -> tuple[str, ...]:
+        """What was collected so far, each problem once, in order."""
+        return tuple(dict.fromkeys(self._found))
+
     def check(self) -> None:
         """Raise what was collected.
 
@@ -50,7 +55,7 @@ class Problems:
             InputError: Holding every problem once, in order, if there was any.
         """
         if self._found:
-            raise InputError(list(dict.fromkeys(self._found)))
+            raise InputError(self.found)
 
 
 class RunFailed(NarrowTuneError):

@@ -62,8 +62,8 @@ def test_run_then_report(narrowtune: Run, experiment: Callable[..., Path], tmp_p
     assert "gate-up" in printed and "report:" in printed
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "counting" in page
-    assert (out / "arms/gate-up/model/config.json").exists()
-    assert (out / "arms/gate-up/model/tokenizer.json").exists()
+    assert (out / "models/gate-up/config.json").exists()
+    assert (out / "models/gate-up/tokenizer.json").exists()
     code, printed, _ = narrowtune("report", out)
     assert code == 0 and "existence" in printed
     code, _, err = narrowtune("run", experiment(), "--out", out)

@@ -36,3 +36,17 @@ def test_every_problem_is_printed(tmp_path: Path) -> None:
     assert out.startswith(f"{path}:2: ")
     code, out = run(str(path), "--json")
     assert code == 1 and len(json.loads(out)["problems"]) == 30
+
+
+def test_repeated_ids_are_a_note_or_with_test_problems(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    path.write_text(GOOD.replace("{", '{"id": 7, ', 1) * 3)
+    code, out = run(str(path))
+    note, summary = out.splitlines()
+    assert code == 0 and summary == f"{path}: 3 sound examples with 0 images, 0 problems"
+    assert note.startswith(f"note: 2 rows repeat ids, first {path}:2: id '7' is taken by {path}:1;")
+    code, out = run(str(path), "--test")
+    assert code == 1 and len(out.splitlines()) == 3 and "note: " not in out
+    told = json.loads(run(str(path), "--json")[1])
+    assert (told["repeated_ids"], told["problems"]) == (2, [])
+    assert len(json.loads(run(str(path), "--json", "--test")[1])["problems"]) == 2

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from narrowtune.data import Example, ImagePart, TextPart, check_file, read_examples
+from narrowtune.data import Example, ImagePart, TextPart, check_file, read_checked, read_examples
 from narrowtune.data.encoding import encode
+from narrowtune.data.formats import shorten
 from narrowtune.errors import InputError
 from narrowtune.models.processing import Processing
 
@@ -167,7 +168,6 @@ ANSWER = {"role": "assistant", "content": "42"}
         (ask("Which?", answer="C", choices=["A", "B"]), "'C' is not among the choices 'A', 'B'"),
         (ask("What \ud83d?"), "half a character"),
         (ask("Which?", answers=[""]), "'answers' must be a list of non-empty strings"),
-        (ask("Which?", id="taken"), "id 'taken' is taken by "),
     ],
 )
 def test_every_wrong_row_is_told_with_its_line(
@@ -184,6 +184,63 @@ def test_every_wrong_row_is_told_with_its_line(
     assert len(told) <= 2
     with pytest.raises(InputError):
         read_examples(path)
+
+
+def test_ids_must_differ_only_where_answers_are_paired(tmp_path: Path, picture: Picture) -> None:
+    """LLaVA's training data has an image's id on each of its rows."""
+    picture("a.png")
+    rows = [llava(f"<image>\n{n}?", str(n), id="a", image="a.png") for n in range(3)]
+    for path in (jsonl(tmp_path, *rows), array(tmp_path, *rows)):
+        assert [example.answer for example in read_examples(path)] == ["0", "1", "2"]
+        assert check_file(path) == []
+        with pytest.raises(InputError) as caught:
+            read_examples(path, unique_ids=True)
+        second, third = caught.value.problems
+        assert second.startswith(f"{path}:") and f"id 'a' is taken by {path}:" in third
+        assert [second, third] == check_file(path, unique_ids=True)
+        assert len(read_examples(path, limit=1, unique_ids=True)) == 1
+
+
+def too_long(rows: list[Example]) -> int:
+    told = [f"{row.source}: too long" for row in rows if len(row.prompt[0].text) > 5]
+    if told:
+        raise InputError(told)
+    return len(rows)
+
+
+def test_a_wrong_row_does_not_hide_what_is_wrong_with_sound_ones(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, ask("far too long"), ask("x", image="gone.png"), ask("y", id="1"))
+    with pytest.raises(InputError) as caught:
+        read_checked(path, too_long, unique_ids=True)
+    places = [problem.removeprefix(f"{path}:")[0] for problem in caught.value.problems]
+    assert places == ["2", "2", "3", "1"]  # no image, no mark for it, the id of line 1, its length
+    with pytest.raises(InputError, match="too long") as caught:
+        read_checked(jsonl(tmp_path, ask("far too long"), ask("x")), too_long)
+    assert len(caught.value.problems) == 1
+    assert read_checked(jsonl(tmp_path, ask("x"), ask("y")), too_long) == 2
+    assert read_checked(jsonl(tmp_path, ask("x"), ask("y")), too_long, limit=1) == 1
+
+
+def test_a_file_without_sound_rows_is_not_checked_further(tmp_path: Path) -> None:
+    def refuse(rows: list[Example]) -> None:
+        raise InputError("the task has no examples to score")
+
+    with pytest.raises(InputError) as caught:
+        read_checked(jsonl(tmp_path, {}), refuse)
+    assert len(caught.value.problems) == 1 and "neither format" in str(caught.value)
+
+
+def test_a_list_cut_twice_still_counts_right(tmp_path: Path) -> None:
+    def refuse(rows: list[Example]) -> None:
+        raise InputError(shorten([f"{row.source}: no" for row in rows]))
+
+    path = jsonl(tmp_path, *[ask("x")] * 50, *[{}] * 7)
+    with pytest.raises(InputError) as caught:
+        read_checked(path, refuse)
+    assert len(caught.value.problems) == 21
+    assert caught.value.problems[-1] == "and 37 more problems"
+    assert shorten(["a"] * 21)[-1] == "and 1 more problem"
+    assert shorten(["a"] * 20) == ["a"] * 20
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:

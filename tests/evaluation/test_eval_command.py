@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 from wide_models import with_wide_weights
 
-from narrowtune.cli.evaluate import _name_tasks, eval_command
+from narrowtune.cli.evaluate import eval_command
 from narrowtune.errors import InputError
 
 
@@ -81,10 +81,38 @@ def test_all_that_is_wrong_is_told_before_the_weights_are_read(folder, files, tm
     assert "not an empty folder" in str(run(folder, *tasks, "--out", tmp_path / "out").exception)
 
 
-def test_tasks_get_names_of_their_own():
-    assert list(_name_tasks(["a/test.jsonl:number", "b/test.jsonl", "c/test.jsonl"], "exact")) == [
-        "test",
-        "test-2",
-        "test-3",
-    ]
-    assert _name_tasks(["x.jsonl:clock"], "exact")["x"][1] == "clock"
+def test_one_bad_row_hides_nothing_of_the_others(folder, tmp_path):
+    """What the reader, the metric and the command line object to comes in one message."""
+    same = {"id": "a"}
+    rows = [row("How many?", "often", **same), row("How many?", "2", **same), row("How many?", "")]
+    (tmp_path / "test.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    told = run(folder, "--task", f"{tmp_path}/test.jsonl:number").exception
+    assert isinstance(told, InputError)
+    for piece in ("jsonl:3: an assistant", "jsonl:2: id 'a' is taken by", "jsonl:1: metric 'num"):
+        assert any(piece in problem for problem in told.problems), told.problems
+    assert len(told.problems) == 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--dtype", "float16"], ["--batch-size", "0"], ["--limit", "0"], ["--max-new-tokens", "0"]],
+)
+def test_wrong_values_are_usage_errors(folder, files, wrong):
+    assert run(folder, "--task", files["counting"], *wrong).exit_code == 2
+
+
+def test_a_metric_misspelt_is_no_missing_file(folder, files):
+    told = run(folder, "--task", files["counting"] + ":numbr").exception
+    assert isinstance(told, InputError) and "did you mean 'number'" in str(told)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "warp"])
+def test_a_device_that_is_not_here_is_told_before_anything_is_read(folder, device):
+    told = run(folder, "--task", "none.jsonl", "--device", device).exception
+    assert isinstance(told, InputError) and "cpu" in str(told) and len(told.problems) == 1
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "bfloat16"])
+def test_every_dtype_that_is_offered_works(folder, files, dtype):
+    asked = ["--task", files["counting"] + ":number", "--max-new-tokens", 1, "--device", "cpu"]
+    assert run(folder, *asked, "--dtype", dtype).exit_code == 0

@@ -16,14 +16,21 @@ LAUNCHER = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_po
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(drawn: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "recipe", "tolerance"),
+    [("float32", "gate-up", 1e-4), ("float32", "full", 1e-2), ("bfloat16", "gate-up", 5e-2)],
+)
+def test_two_processes_equal_one(
+    drawn: Path, tmp_path: Path, dtype: str, recipe: str, tolerance: float
+) -> None:
+    _mix_in_text_rows(drawn / "counting" / "train.jsonl", drawn / "counting" / "mixed.jsonl")
     raw = {
-        "model": {"id": "pico-qwen", "dtype": "float32"},
-        "stages": [{"name": "counting", "train": "counting/train.jsonl"}],
+        "model": {"id": "pico-qwen", "dtype": dtype},
+        "stages": [{"name": "counting", "train": "counting/mixed.jsonl"}],
         "held_out": [{"name": "existence", "test": "existence/test.jsonl", "metric": "yes_no"}],
-        "arms": [{"name": "gate-up", "recipe": "gate-up"}],
+        "arms": [{"name": recipe, "recipe": recipe}],
         # 15 rows over two processes: the shares differ in size, the last is idle at times.
-        "training": {"batch_size": 15, "micro_batch_size": 5, "steps": 5, "learning_rate": 1e-3},
+        "training": {"batch_size": 15, "micro_batch_size": 5, "steps": 5, "learning_rate": 1e-4},
     }
     file = drawn / "processes.yaml"
     file.write_text(json.dumps(raw))
@@ -37,7 +44,16 @@ def test_two_processes_equal_one(drawn: Path, tmp_path: Path) -> None:
         records.append(read_record(out))
     one, two = records
     assert (one.environment["processes"], two.environment["processes"]) == (1, 2)
-    assert [r.loss for r in two.losses] == pytest.approx([r.loss for r in one.losses], rel=1e-4)
-    norms = [[r.grad_norm for r in record.losses] for record in records]
-    assert norms[1] == pytest.approx(norms[0], rel=1e-3)
+    losses = [[row.loss for row in record.losses] for record in records]
+    norms = [[row.grad_norm for row in record.losses] for record in records]
+    assert losses[1] == pytest.approx(losses[0], rel=tolerance)
+    assert norms[1] == pytest.approx(norms[0], rel=tolerance * 3)
     assert two.data_order == one.data_order
+
+
+def _mix_in_text_rows(images: Path, mixed: Path) -> None:
+    """A file whose every third row has no image: a process may meet none in its share."""
+    turns = [{"role": "user", "content": "1 + 1 = ?"}, {"role": "assistant", "content": "2"}]
+    rows = images.read_text().splitlines()
+    text = json.dumps({"messages": turns})
+    mixed.write_text("\n".join(text if n % 3 else row for n, row in enumerate(rows)))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import narrowtune as nt
+from narrowtune.models.skeleton import BUNDLED
 from narrowtune.record import LedgerRow, Record, Score
 from narrowtune.runner import Observer, Options, Plan
 from narrowtune.training import Interrupted, StepResult
@@ -46,6 +49,14 @@ def make_plan(drawn: Path) -> Callable[..., Plan]:
         return nt.plan(nt.parse_experiment(raw_experiment() | changes), drawn)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def straight(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path]:
+    """The experiment run once without interruption: its record and folder."""
+    out = tmp_path_factory.mktemp("straight") / "run"
+    plan = nt.plan(nt.parse_experiment(raw_experiment()), drawn)
+    return nt.run(plan, out, options=OPTIONS), out
 
 
 class StopAt(Observer):
@@ -107,58 +118,89 @@ def test_a_run_records_everything(make_plan: Callable[..., Plan], tmp_path: Path
     assert not list(out.rglob("checkpoint.safetensors"))
 
 
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 60.0], ids=["checkpointed", "restarted"])
 @pytest.mark.parametrize(
     "stops",
-    [[{"score": 2}], [{"step": 2}], [{"step": 4}, {"step": 3}], [{"score": 8}, {"score": 1}]],
+    [[{"score": 2}], [{"step": 2}], [{"step": 5}, {"step": 1}], [{"score": 8}, {"score": 1}]],
     ids=["base scoring", "first stage", "second stage, twice", "scoring, twice"],
 )
 def test_an_interrupted_run_ends_in_the_same_bits(
-    make_plan: Callable[..., Plan], tmp_path: Path, stops: list[dict[str, int]]
+    make_plan: Callable[..., Plan],
+    straight: tuple[Record, Path],
+    tmp_path: Path,
+    stops: list[dict[str, int]],
+    checkpoint_seconds: float,
 ) -> None:
-    plan = make_plan()
-    straight = nt.run(plan, tmp_path / "straight", options=OPTIONS)
+    plan, options = make_plan(), replace(OPTIONS, checkpoint_seconds=checkpoint_seconds)
     out, resume = tmp_path / "stopped", False
     for stop in stops:
         with pytest.raises(Interrupted):
-            nt.run(plan, out, resume=resume, options=OPTIONS, observer=StopAt(**stop))
+            nt.run(plan, out, resume=resume, options=options, observer=StopAt(**stop))
         assert nt.read_record(out).status == "interrupted"
         resume = True
-    resumed = nt.run(plan, out, resume=True, options=OPTIONS)
-    assert comparable(resumed) == comparable(straight)
-    assert outputs(out) == outputs(tmp_path / "straight")
+    resumed = nt.run(plan, out, resume=True, options=options)
+    assert comparable(resumed) == comparable(straight[0])
+    assert outputs(out) == outputs(straight[1])
 
 
-def test_stages_in_one_run_equal_stages_run_one_by_one(
+def test_the_saved_model_is_what_was_taught(
+    make_plan: Callable[..., Plan], straight: tuple[Record, Path], drawn: Path, tmp_path: Path
+) -> None:
+    """Loaded by its folder, it scores as the arm did after its last stage, sample by sample."""
+    out = tmp_path / "first"
+    saving = replace(OPTIONS, save_models=True)
+    first = nt.run(make_plan(arms=raw_experiment()["arms"][:1]), out, options=saving)
+    saved = out / "models" / "gate-up"
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in saved.iterdir()
+    }
+    raw = raw_experiment() | {"model": {"id": str(saved), "dtype": "float32"}}
+    again = nt.run(nt.plan(nt.parse_experiment(raw), drawn), tmp_path / "again", options=OPTIONS)
+    taught = [score for score in first.scores if score.stage == "reading"]
+    reloaded = [score for score in again.scores if score.stage == "base"]
+    assert [score.value for score in taught] == [score.value for score in reloaded]
+    for task in ("counting", "reading", "existence"):
+        name = f"{task}.jsonl"
+        before = (out / "predictions/gate-up/reading" / name).read_text()
+        assert before == (tmp_path / "again/predictions/base/base" / name).read_text()
+
+
+def test_a_half_written_model_is_written_again(
     make_plan: Callable[..., Plan], tmp_path: Path
 ) -> None:
-    """The second stage begins from the weights of the first, whoever carried them there."""
-    both = nt.run(make_plan(), tmp_path / "both", options=OPTIONS)
-    stages = raw_experiment()["stages"]
-    first = make_plan(stages=stages[:1])
-    nt.run(first, tmp_path / "first", options=Options(device="cpu", save_models=True))
-    saved = tmp_path / "first" / "arms" / "gate-up" / "model"
-    kept = load_file(tmp_path / "both/arms/gate-up/counting/trained.safetensors")
-    whole = load_file(saved / "model.safetensors")
-    assert kept
-    assert all(torch.equal(whole[_on_disk(name, whole)], kept[name]) for name in kept)
-    place = ("gate-up", "counting", "counting")
-    score = next(s for s in both.scores if (s.arm, s.stage, s.task) == place)
-    again = nt.plan(
-        nt.parse_experiment(raw_experiment() | {"model": {"id": str(saved), "dtype": "float32"}}),
-        make_plan_root(first),
-    )
-    base = nt.run(again, tmp_path / "again", options=OPTIONS)
-    assert base.scores[0].value == score.value
+    plan, out = make_plan(arms=raw_experiment()["arms"][:1]), tmp_path / "run"
+    nt.run(plan, out, options=OPTIONS)
+    half = out / "models" / "gate-up.part"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    record = nt.run(plan, out, resume=True, options=replace(OPTIONS, save_models=True))
+    assert record.status == "complete"
+    assert load_file(out / "models" / "gate-up" / "model.safetensors")
+    assert not half.exists()
 
 
-def _on_disk(name: str, tensors: dict[str, torch.Tensor]) -> str:
-    """`save_pretrained` may write older prefixes than the module tree has."""
-    ending = name.removeprefix("model.language_model.")
-    return next(key for key in tensors if key.endswith(ending) and "visual" not in key)
+def test_resuming_with_other_weights_is_refused(drawn: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(BUNDLED["pico-qwen"], folder)
+    raw = raw_experiment() | {"model": {"id": str(folder), "dtype": "float32"}}
+    plan = nt.plan(nt.parse_experiment(raw), drawn)
+    with pytest.raises(Interrupted):
+        nt.run(plan, tmp_path / "run", options=OPTIONS, observer=StopAt(score=1))
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: t * 0.9 for name, t in weights.items()}, folder / "model.safetensors")
+    with pytest.raises(nt.InputError, match="begun with another model_sha256"):
+        nt.run(plan, tmp_path / "run", resume=True, options=OPTIONS)
 
 
-def make_plan_root(plan: Plan) -> Path:
-    return plan.tasks[0].prepared.examples[0].images[0].parent.parent.parent
+def test_an_image_belongs_to_the_digest(drawn: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(drawn, folder)
+    experiment = nt.parse_experiment(raw_experiment())
+    before = nt.plan(experiment, folder).digest
+    assert before == nt.plan(experiment, drawn).digest
+    images = sorted((folder / "counting" / "images").iterdir())
+    shutil.copyfile(images[0], images[1])
+    assert nt.plan(experiment, folder).digest != before
 
 
 def test_a_folder_with_a_run_is_never_overwritten(
@@ -186,14 +228,17 @@ def test_other_folders_are_refused(make_plan: Callable[..., Plan], tmp_path: Pat
 
 def test_a_nan_leaves_a_valid_failed_record(make_plan: Callable[..., Plan], tmp_path: Path) -> None:
     training = {"batch_size": 16, "learning_rate": 1e30, "warmup": 0.0, "max_grad_norm": 1e30}
-    out = tmp_path / "run"
+    plan, out = make_plan(training=training), tmp_path / "run"
     with pytest.raises(nt.RunFailed, match="loss nan"):
-        nt.run(make_plan(training=training), out, options=OPTIONS)
+        nt.run(plan, out, options=OPTIONS)
     record = nt.read_record(out)
     assert record.status == "failed"
-    assert record.error is not None and "step" in record.error
+    assert record.error is not None and "gate-up · teaching counting" in record.error
     assert len(record.scores) == 3  # the base's, which were good
-    assert (out / "arms/gate-up/counting/checkpoint.safetensors").exists()
+    assert record.losses and all(math.isfinite(row.loss) for row in record.losses)
+    with pytest.raises(nt.RunFailed, match=r"lower training\.learning_rate"):
+        nt.run(plan, out, resume=True, options=OPTIONS)
+    assert nt.read_record(out).losses == record.losses
 
 
 class Vandal(Observer):

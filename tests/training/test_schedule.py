@@ -29,7 +29,13 @@ def test_cosine_values() -> None:
 
 @pytest.mark.parametrize(
     ("samples", "batch", "epochs", "steps", "planned"),
-    [(100, 32, 1.0, None, 4), (100, 32, 2.0, None, 7), (3, 32, 0.1, None, 1), (9, 2, 1, 50, 50)],
+    [
+        (100, 32, 1.0, None, 4),
+        (100, 32, 2.0, None, 8),
+        (10, 32, 3.0, None, 3),
+        (3, 32, 0.1, None, 1),
+        (9, 2, 1, 50, 50),
+    ],
 )
 def test_planned_steps(
     samples: int, batch: int, epochs: float, steps: int | None, planned: int

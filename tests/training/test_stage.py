@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ from torch import nn
 from narrowtune.anatomy import Anatomy
 from narrowtune.data.batching import collate
 from narrowtune.data.encoding import Encoded
-from narrowtune.delta import changed, fingerprint
+from narrowtune.delta import changed, fingerprint, load_tensors, save_tensors
 from narrowtune.engine import Engine
 from narrowtune.models.processing import Processing
 from narrowtune.training import (
@@ -24,6 +25,8 @@ from narrowtune.training import (
     Settings,
     StageResult,
     StepResult,
+    batch_order,
+    planned_steps,
     run_stage,
 )
 
@@ -132,8 +135,6 @@ def test_a_resumed_stage_ends_in_the_same_bits(stage: Stage, tmp_path: Path, sto
 
 def test_a_checkpoint_without_its_moments_would_show(stage: Stage, tmp_path: Path) -> None:
     """The law of the test above is broken once, to see that it can fail."""
-    from narrowtune.delta import load_tensors, save_tensors
-
     straight, _ = stage.run()
     seen: list[StepResult] = []
     path = tmp_path / "checkpoint.safetensors"
@@ -147,23 +148,36 @@ def test_a_checkpoint_without_its_moments_would_show(stage: Stage, tmp_path: Pat
     assert not same_bits(straight, resumed)
 
 
-def test_divergence_keeps_the_last_good_step(stage: Stage, tmp_path: Path) -> None:
+def test_divergence_keeps_the_last_good_checkpoint(stage: Stage, tmp_path: Path) -> None:
+    """The third update breaks a trained weight, which only the fourth step's loss will show."""
     model = stage.make()
     hooks = Hooks(
         tmp_path / "checkpoint.safetensors",
+        every_seconds=0.0,
         on_step=lambda result: _poison(model) if result.step == 3 else None,
     )
     with pytest.raises(Diverged, match="at step 4"):
         stage.run(model=model, hooks=hooks)
-    from narrowtune.delta import load_tensors
-
     kept = load_tensors(hooks.checkpoint)
     assert all(t.isfinite().all() for name, t in kept.items() if name.startswith("master/"))
+    resumed, result = stage.run(hooks=Hooks(hooks.checkpoint, every_seconds=1e9))
+    straight, _ = stage.run()
+    assert same_bits(resumed, straight)
+    assert len(result.steps) == SETTINGS.steps
 
 
 @torch.no_grad()
 def _poison(model: nn.Module) -> None:
-    dict(model.named_parameters())["model.language_model.norm.weight"].fill_(float("nan"))
+    model.get_parameter("model.language_model.layers.0.mlp.gate_proj.weight")[0, 0] = float("nan")
+
+
+@pytest.mark.parametrize(("batch", "epochs"), [(32, 1.0), (8, 2.0), (7, 3.0), (100, 2.0)])
+def test_whole_epochs_show_every_sample_equally_often(batch: int, epochs: float) -> None:
+    steps = planned_steps(45, batch, epochs, None)
+    settings = replace(SETTINGS, steps=steps, batch_size=batch)
+    order = batch_order([5] * 45, settings)
+    seen = Counter(index for rows in order for index in rows)
+    assert set(seen.values()) == {int(epochs)} and len(seen) == 45
 
 
 def test_bf16_weights_have_fp32_masters(stage: Stage) -> None:

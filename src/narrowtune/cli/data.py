@@ -20,6 +20,9 @@ def data_check_command(
             show_default=False,
         ),
     ] = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="It is a test file: every row needs an id of its own.")
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON on standard output.")
     ] = False,
@@ -28,19 +31,29 @@ def data_check_command(
     from narrowtune.data.formats import scan_file
 
     scan = scan_file(file, images)
+    problems = scan.complaints(unique_ids=test)
     pictures = sum(len(example.images) for example in scan.examples)
     if json:
         result = {
             "file": str(file),
             "examples": len(scan.examples),
             "images": pictures,
-            "problems": scan.problems,
+            "repeated_ids": len(scan.repeats),
+            "problems": problems,
         }
         typer.echo(json_module.dumps(result, indent=2, ensure_ascii=False))
     else:
-        for problem in scan.problems:
+        for problem in problems:
             typer.echo(problem)
+        if scan.repeats and not test:
+            typer.echo(_note(scan.repeats))
         found = f"{len(scan.examples)} sound examples with {pictures} images"
-        typer.echo(f"{file}: {found}, {len(scan.problems)} problems")
-    if scan.problems:
+        typer.echo(f"{file}: {found}, {len(problems)} problems")
+    if problems:
         raise typer.Exit(1)
+
+
+def _note(repeats: list[str]) -> str:
+    """That ids repeat, and what it matters for."""
+    rows = "1 row repeats an id" if len(repeats) == 1 else f"{len(repeats)} rows repeat ids"
+    return f"note: {rows}, first {repeats[0]}; fine for training, refused in test files (--test)"

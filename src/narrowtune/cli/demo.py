@@ -25,18 +25,20 @@ def demo_command(
 ) -> None:
     """Teach a small multimodal model two skills in three ways, and show what each way kept."""
     from narrowtune.experiment import dump_experiment, load_experiment, parse_experiment
+    from narrowtune.record import RECORD_NAME
     from narrowtune.runner import Options, plan
 
-    folder = out or free_folder(Path("narrowtune-demo"))
+    folder = out or demo_folder(Path("narrowtune-demo"), resume)
     file = folder / "experiment.yaml"
     if not (resume and file.exists()):
-        _refuse_existing(folder)
+        _refuse_another(folder)
         typer.echo(f"drawing {len(STAGES)} skills and {len(HELD_OUT)} held-out abilities", err=True)
         draw(folder / "data", samples, tests)
         experiment = parse_experiment(demo_experiment())
         file.write_text(dump_experiment(experiment), encoding="utf-8")
     resolved = plan(load_experiment(file), folder)
-    execute(resolved, folder / "run", resume, Options(device="cpu", save_models=False), json)
+    going_on = resume and (folder / "run" / RECORD_NAME).exists()
+    execute(resolved, folder / "run", going_on, Options(device="cpu", save_models=False), json)
 
 
 def demo_experiment() -> dict[str, Any]:
@@ -65,18 +67,17 @@ def draw(folder: Path, samples: int, tests: int) -> None:
         pico.write(folder, task, "test", tests)
 
 
-def free_folder(wanted: Path) -> Path:
-    """`wanted`, or the first of `wanted-2`, `wanted-3`, ... that does not exist."""
-    folder, number = wanted, 1
-    while folder.exists():
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    return folder
+def demo_folder(wanted: Path, resume: bool) -> Path:
+    """The first free one of `wanted`, `wanted-2`, ...; to resume, the last that is there."""
+    folders = [wanted, *(wanted.with_name(f"{wanted.name}-{number}") for number in range(2, 1000))]
+    free = next(number for number, folder in enumerate(folders) if not folder.exists())
+    return folders[max(0, free - 1)] if resume else folders[free]
 
 
-def _refuse_existing(folder: Path) -> None:
+def _refuse_another(folder: Path) -> None:
+    """Only an empty folder, or one where drawing the demo's data was broken off, is used."""
     from narrowtune.errors import InputError
 
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(path.name != "data" for path in folder.iterdir()):
         raise InputError(f"{folder} is not empty: give a new folder with --out, or --resume")
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from narrowtune.cli.tasks import GivenTask, given_tasks
+
 if TYPE_CHECKING:
     from narrowtune.evaluation import How, PreparedTask, TaskResult
     from narrowtune.models.processing import Processing
+
+
+class Dtype(StrEnum):
+    """What weights are computed in, as `load_model` takes it."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
 
 Model = Annotated[str, typer.Argument(help="Bundled name, folder or hub id.", show_default=False)]
 Tasks = Annotated[
@@ -46,7 +58,9 @@ def eval_command(
     batch_size: Annotated[int, typer.Option(min=1, help="Samples answered at once.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
     revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    dtype: Annotated[
+        Dtype, typer.Option(help="auto: float32 on the CPU, bfloat16 elsewhere.")
+    ] = Dtype.AUTO,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default chosen.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="New folder for scores.json and per-sample predictions.")
@@ -57,82 +71,71 @@ def eval_command(
 
     Every task is read and checked before the weights are loaded.
     """
+    _refuse_occupied(out)
+    asked = given_tasks(task, metric)
+    from narrowtune.models.loading import check_device, load_model
     from narrowtune.models.processing import load_processing
 
-    _refuse_occupied(out)
+    where = check_device(device)
     how = {"scoring": scoring, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    asked = _name_tasks(task, metric)
     prepared = _prepare(
         load_processing(model, revision),
         asked,
         cast("How", how),
-        {"limit": limit, "images": images},
+        {"limit": limit, "image_root": images},
     )
-    from narrowtune.models.loading import load_model
-
     rows = []
-    weights = load_model(model, revision, dtype, device)
-    for name, result in _score(weights, prepared):
-        rows.append(_row(name, asked[name], result))
+    weights = load_model(model, revision, dtype.value, where)
+    for given, result in _score(weights, asked, prepared):
+        rows.append(_row(given, result))
         if out is not None:
-            _write(out, name, model, rows, result)
+            _write(out, given.name, model, rows, result)
     if json:
         typer.echo(json_module.dumps({"model": model, "scores": rows}, indent=1))
     else:
         _print_table(rows)
 
 
-def _name_tasks(given: list[str], metric: str) -> dict[str, tuple[Path, str]]:
-    """File and metric of each task, by a name of its own: the file's stem, numbered if taken."""
-    from narrowtune.evaluation import METRICS
-
-    tasks: dict[str, tuple[Path, str]] = {}
-    for text in given:
-        file, colon, own = text.rpartition(":")
-        named = bool(colon) and own in METRICS
-        path = Path(file if named else text)
-        name = path.stem
-        while name in tasks:
-            stem, _, number = name.rpartition("-")
-            name = f"{stem}-{int(number) + 1}" if stem and number.isdigit() else f"{name}-2"
-        tasks[name] = (path, own if named else metric)
-    return tasks
-
-
 def _prepare(
-    processing: Processing, tasks: dict[str, tuple[Path, str]], how: How, reading: dict[str, Any]
-) -> dict[str, PreparedTask]:
+    processing: Processing, tasks: list[GivenTask], how: How, reading: dict[str, Any]
+) -> list[PreparedTask]:
     """Every task read, checked and encoded.
 
     Raises:
         InputError: Everything that is wrong with any of them.
     """
-    from narrowtune.data import read_examples
+    from functools import partial
+
+    from narrowtune.data import read_checked
     from narrowtune.errors import Problems
     from narrowtune.evaluation import prepare
 
-    prepared, problems = {}, Problems()
-    for name, (path, metric) in tasks.items():
+    prepared, problems = [], Problems()
+    for task in tasks:
+        judged: How = {**how, "metric": task.metric}
         with problems.collect():
-            examples = read_examples(path, image_root=reading["images"], limit=reading["limit"])
-            prepared[name] = prepare(processing, examples, {**how, "metric": metric})
+            ready = partial(prepare, processing, how=judged)
+            prepared.append(read_checked(task.file, ready, unique_ids=True, **reading))
     problems.check()
     return prepared
 
 
-def _score(model: Any, prepared: dict[str, PreparedTask]) -> Iterator[tuple[str, TaskResult]]:
+def _score(
+    model: Any, tasks: list[GivenTask], prepared: list[PreparedTask]
+) -> Iterator[tuple[GivenTask, TaskResult]]:
     from narrowtune.evaluation import score
 
-    for number, (name, task) in enumerate(prepared.items(), start=1):
-        typer.echo(f"{name} ({number} of {len(prepared)}, {len(task.examples)} samples)", err=True)
-        yield name, score(model, task)
+    for number, (given, task) in enumerate(zip(tasks, prepared, strict=True), start=1):
+        place = f"{number} of {len(tasks)}, {len(task.examples)} samples"
+        typer.echo(f"{given.name} ({place})", err=True)
+        yield given, score(model, task)
 
 
-def _row(name: str, task: tuple[Path, str], result: TaskResult) -> dict[str, Any]:
+def _row(task: GivenTask, result: TaskResult) -> dict[str, Any]:
     return {
-        "task": name,
-        "file": str(task[0]),
-        "metric": task[1],
+        "task": task.name,
+        "file": task.file,
+        "metric": task.metric,
         "value": result.value,
         "n": result.n,
         "stderr": result.stderr,

@@ -20,7 +20,7 @@ Overrides = Annotated[
 Out = Annotated[Path, typer.Option("--out", help="Folder for the run; new, or with --resume.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where this run stopped.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; chosen when not given.")]
-BatchSize = Annotated[int, typer.Option(help="Samples answered at once when scoring.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples answered at once when scoring.")]
 SaveModels = Annotated[
     bool, typer.Option("--save-models/--no-save-models", help="Write each arm's final model.")
 ]
@@ -53,8 +53,9 @@ def run_command(
 ) -> None:
     """Carry out an experiment: every arm through every stage, scored, recorded, reported."""
     from narrowtune.experiment import load_experiment
-    from narrowtune.runner import Options, plan
+    from narrowtune.runner import Options, plan, refuse_occupied
 
+    refuse_occupied(out, resume)
     resolved = plan(
         load_experiment(experiment, override or ()),
         experiment.parent,

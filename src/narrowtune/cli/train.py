@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
 from narrowtune.cli.run import BatchSize, Device, Json, Out, Overrides, Resume, SaveModels, execute
+from narrowtune.cli.tasks import given_tasks, plain, split_metric, task_name
 
 Held = Annotated[
     list[str] | None,
@@ -27,7 +27,13 @@ def train_command(
         str | None, typer.Option(help="Test file of the skill, as FILE or FILE:METRIC.")
     ] = None,
     held_out: Held = None,
-    images: Annotated[str | None, typer.Option(help="Folder that image paths start from.")] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder that relative image paths of all these files start from; by default each "
+            "file's own."
+        ),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-5,
     override: Overrides = None,
     resume: Resume = False,
@@ -38,10 +44,10 @@ def train_command(
 ) -> None:
     """Teach one skill with one recipe, and score it and what is held out, before and after."""
     from narrowtune.experiment import apply_overrides, parse_experiment
-    from narrowtune.runner import Options, plan
+    from narrowtune.runner import Options, plan, refuse_occupied
 
-    raw = shorthand(model, data, recipe, test, held_out or [])
-    raw["stages"][0]["images"] = images
+    refuse_occupied(out, resume)
+    raw = shorthand(model, data, recipe, test, held_out or [], images)
     raw["training"] = {"learning_rate": learning_rate}
     apply_overrides(raw, override or ())
     experiment = parse_experiment(raw, "train")
@@ -51,45 +57,36 @@ def train_command(
 
 
 def shorthand(
-    model: str, data: Path, recipe: str, test: str | None, held_out: list[str]
+    model: str,
+    data: Path,
+    recipe: str,
+    test: str | None,
+    held_out: list[str],
+    images: str | None = None,
 ) -> dict[str, Any]:
-    """The experiment, as plain data, that a `train` command line stands for."""
-    names: list[str] = []
-    stage: dict[str, Any] = {"name": _name(data, names), "train": str(data)}
+    """The experiment, as plain data, that a `train` command line stands for.
+
+    Raises:
+        InputError: Every unknown metric.
+    """
+    from narrowtune.errors import Problems
+
+    problems = Problems()
+    name = task_name(data)
+    stage: dict[str, Any] = {"name": name, "train": str(data), "images": images}
+    tasks: list[dict[str, Any]] = []
     if test is not None:
-        stage["test"], stage["metric"] = _split_metric(test)
-    tasks = []
-    for given in held_out:
-        path, metric = _split_metric(given)
-        tasks.append({"name": _name(Path(path), names), "test": path, "metric": metric})
+        with problems.collect():
+            stage["test"], stage["metric"] = split_metric(test)
+    with problems.collect():
+        tasks = [
+            {"name": task.name, "test": task.file, "metric": task.metric, "images": images}
+            for task in given_tasks(held_out, taken=[name])
+        ]
+    problems.check()
     return {
         "model": {"id": model},
         "stages": [stage],
         "held_out": tasks,
-        "arms": [{"name": _plain(recipe), "train": [recipe]}],
+        "arms": [{"name": plain(recipe) or "arm", "train": [recipe]}],
     }
-
-
-def _split_metric(given: str) -> tuple[str, str]:
-    """`FILE:METRIC` in two; the metric `exact` where none, or no known one, follows the colon."""
-    from narrowtune.experiment import MetricName
-
-    path, colon, metric = given.rpartition(":")
-    return (path, metric) if colon and metric in get_args(MetricName) else (given, "exact")
-
-
-def _name(file: Path, taken: list[str]) -> str:
-    """A task's name from its file: `a/train.jsonl` is `a`, `b.jsonl` is `b`; numbered if taken."""
-    usual = file.stem in {"train", "test", "dev", "validation", "data"}
-    name = _plain(file.parent.name if usual and file.parent.name else file.stem)
-    unique, number = name, 1
-    while unique in {*taken, "base"}:
-        number += 1
-        unique = f"{name}-{number}"
-    taken.append(unique)
-    return unique
-
-
-def _plain(text: str) -> str:
-    """The text with everything but letters, digits and _ . + - made a hyphen."""
-    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", text).strip("-.+_")

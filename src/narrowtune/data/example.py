@@ -46,7 +46,7 @@ class Example:
     """A conversation that ends with the answer, where it came from and what counts as right.
 
     Attributes:
-        id: Unique within its file; the line number where the file gives none.
+        id: The line number where the file gives none; differs from row to row in test files.
         messages: All turns; the last is the assistant's, the answer that is taught.
         source: `file:line`, for error messages.
         references: Accepted answers; the first is the taught one.

@@ -7,11 +7,12 @@ each with its line.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from narrowtune.data.example import Example
 from narrowtune.data.rows import Reader
@@ -19,13 +20,27 @@ from narrowtune.errors import InputError
 
 SHOWN = 20
 
+T = TypeVar("T")
+
 
 @dataclass
 class Scan:
-    """What a file holds: its sound examples, and every problem with its line."""
+    """What a file holds, each complaint with its line.
+
+    Attributes:
+        examples: The sound rows, in file order.
+        problems: What is wrong with the others.
+        repeats: Sound rows whose id an earlier one has: usual in training files, where an image's
+            id stands on several rows; wrong in test files, whose predictions are paired by id.
+    """
 
     examples: list[Example] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    repeats: list[str] = field(default_factory=list)
+
+    def complaints(self, unique_ids: bool) -> list[str]:
+        """Every problem, repeated ids counted as such if they must differ."""
+        return [*self.problems, *(self.repeats if unique_ids else [])]
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,11 @@ class Row:
 
 
 def read_examples(
-    path: str | Path, *, image_root: str | Path | None = None, limit: int | None = None
+    path: str | Path,
+    *,
+    image_root: str | Path | None = None,
+    limit: int | None = None,
+    unique_ids: bool = False,
 ) -> list[Example]:
     """The examples of a data file, in its order.
 
@@ -47,33 +66,79 @@ def read_examples(
         path: JSONL with `messages`, or LLaVA JSON (an array, or JSONL of the same rows).
         image_root: Where relative image paths start; by default the file's own folder.
         limit: Read only so many rows.
+        unique_ids: Refuse an id that stands on two rows. For test files: predictions of two
+            models are paired by id. Training files often have an image's id on several rows.
 
     Raises:
         InputError: Anything is wrong with the file; all of it, each with its line.
     """
+    return read_checked(
+        path, lambda rows: rows, image_root=image_root, limit=limit, unique_ids=unique_ids
+    )
+
+
+def read_checked(
+    path: str | Path,
+    check: Callable[[list[Example]], T],
+    *,
+    image_root: str | Path | None = None,
+    limit: int | None = None,
+    unique_ids: bool = False,
+) -> T:
+    """What `check` makes of a file's examples, if both it and the reader find them sound.
+
+    Where the reader refuses some rows, `check` still sees the others, so that one broken image
+    does not hide the prompts that are too long.
+
+    Args:
+        path: As in `read_examples`, and so are the rest.
+        check: Encodes the examples, say; raises `InputError` for those it cannot take.
+        image_root: Where relative image paths start.
+        limit: Read only so many rows.
+        unique_ids: Refuse an id that stands on two rows.
+
+    Raises:
+        InputError: Everything that the reader or `check` finds wrong, each with its line.
+    """
     scan = scan_file(path, image_root, limit)
-    if scan.problems:
-        raise InputError(shorten(scan.problems))
-    return scan.examples
+    problems = scan.complaints(unique_ids)
+    try:
+        if scan.examples:
+            checked = check(scan.examples)
+    except InputError as error:
+        raise InputError(shorten([*problems, *error.problems])) from error
+    if problems:
+        raise InputError(shorten(problems))
+    return checked
 
 
-def check_file(path: str | Path, image_root: str | Path | None = None) -> list[str]:
+def check_file(
+    path: str | Path, image_root: str | Path | None = None, *, unique_ids: bool = False
+) -> list[str]:
     """Every problem of a data file with its line; empty when it is sound."""
-    return scan_file(path, image_root).problems
+    return scan_file(path, image_root).complaints(unique_ids)
 
 
-def shorten(problems: list[str], shown: int = SHOWN) -> list[str]:
-    """The first problems and how many more there are, so that a terminal keeps its head."""
-    more = len(problems) - shown
-    return problems if more <= 0 else [*problems[:shown], f"and {more} more problems"]
+_MORE = re.compile(r"and (\d+) more problems?")
+
+
+def shorten(problems: Sequence[str], shown: int = SHOWN) -> list[str]:
+    """The first problems and how many more there are, so that a terminal keeps its head.
+
+    Lists that are shortened already may be part of it: what they left out is counted.
+    """
+    left_out = [_MORE.fullmatch(problem) for problem in problems]
+    told = [problem for problem, tail in zip(problems, left_out, strict=True) if tail is None]
+    more = sum(int(tail[1]) for tail in left_out if tail) + max(0, len(told) - shown)
+    end = [f"and {more} more problem{'' if more == 1 else 's'}"] if more else []
+    return told[:shown] + end
 
 
 def scan_file(
     path: str | Path, image_root: str | Path | None = None, limit: int | None = None
 ) -> Scan:
     """The file's sound examples beside every problem of the others."""
-    path = Path(path)
-    scan = Scan()
+    path, scan = Path(path), Scan()
     folder = path.parent if image_root is None else Path(image_root)
     if image_root is not None and not folder.is_dir():
         scan.problems.append(f"image folder {folder} does not exist")
@@ -102,11 +167,10 @@ def _add_row(scan: Scan, row: Row, folder: Path, first_seen: dict[str, str]) -> 
     scan.problems.extend(f"{row.source}: {problem}" for problem in reader.problems)
     if example is None:
         return
+    scan.examples.append(example)
     before = first_seen.setdefault(example.id, row.source)
     if before != row.source:
-        scan.problems.append(f"{row.source}: id {example.id!r} is taken by {before}")
-    else:
-        scan.examples.append(example)
+        scan.repeats.append(f"{row.source}: id {example.id!r} is taken by {before}")
 
 
 def _read_text(path: Path, scan: Scan) -> str | None:

@@ -1,6 +1,13 @@
 """Devices, processes and gradients across them, by Hugging Face Accelerate."""
 
-from narrowtune.engine.engine import Engine, is_main_process, seed_everything
+from narrowtune.engine.engine import Engine, deterministic, is_main_process, seed_everything
 from narrowtune.engine.memory import peak_bytes, reset_peak
 
-__all__ = ["Engine", "is_main_process", "peak_bytes", "reset_peak", "seed_everything"]
+__all__ = [
+    "Engine",
+    "deterministic",
+    "is_main_process",
+    "peak_bytes",
+    "reset_peak",
+    "seed_everything",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,19 +21,15 @@ class Engine:
     there is one process and nothing is wrapped.
 
     Args:
-        device: `cpu` keeps everything on the CPU; otherwise Accelerate chooses.
+        device: Where to compute; with several processes Accelerate gives each its own.
     """
 
     def __init__(self, device: str | None = None) -> None:
         # The model is loaded in its compute dtype with fp32 masters of the trained part,
         # so Accelerate's own autocast stays out of it.
         self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision="no")
-
-    @property
-    def device(self) -> torch.device:
-        """Where this process computes."""
-        device: torch.device = self._accelerator.device
-        return device
+        own: torch.device = self._accelerator.device
+        self.device = own if device is None or self.processes > 1 else torch.device(device)
 
     @property
     def processes(self) -> int:
@@ -50,30 +46,26 @@ class Engine:
         """Whether this process writes files and talks to the user."""
         return bool(self._accelerator.is_main_process)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model ready for `backward`: itself, or wrapped to average gradients."""
-        if self.processes == 1:
-            return model
-        wrapped: nn.Module = self._accelerator.prepare_model(model)
-        return wrapped
-
     def share(self, rows: Sequence[Any]) -> list[Any]:
         """This process's part of a batch; the parts of all processes make the batch."""
         return list(rows[self.rank :: self.processes])
 
     def backward(self, loss: Tensor) -> None:
-        """Add the loss's gradients to those already there, summed over the processes."""
-        # DistributedDataParallel averages; our loss is a share of one sum, so undo the division.
-        self._accelerator.backward(loss * self.processes)
+        """Add the loss's gradients to those already there, in this process."""
+        self._accelerator.backward(loss)
 
-    @contextmanager
-    def accumulating(self, model: nn.Module, last: bool) -> Iterator[None]:
-        """Hold back the exchange of gradients until the last micro-batch of a step."""
-        if last or self.processes == 1:
-            yield
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its sum over the processes.
+
+        Once a step, on the fp32 masters: unlike DistributedDataParallel this needs no wrapper,
+        leaves frozen and unused parameters alone, and adds micro-batches before rounding. A
+        process whose share did not reach a parameter counts as zero.
+        """
+        if self.processes == 1:
             return
-        with self._accelerator.no_sync(model):
-            yield
+        for parameter in parameters:
+            own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = self.sum(own)
 
     def sum(self, value: Tensor) -> Tensor:
         """The value summed over all processes."""
@@ -93,9 +85,21 @@ def is_main_process() -> bool:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and PyTorch, and ask PyTorch for deterministic kernels."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    """Seed Python, NumPy and PyTorch."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Ask PyTorch for deterministic kernels while the context lasts; warn where there are none."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    # Read by cuBLAS when its first handle is made, so it is set before any work.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned)

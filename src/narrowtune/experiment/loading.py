@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -25,7 +26,7 @@ def read_yaml(text: str, source: str) -> Any:
     """
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:  # ValueError: a date that no calendar has, say
         raise InputError(f"{source} is not valid YAML: {error}") from error
 
 
@@ -40,7 +41,11 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     file = Path(path)
     if not file.is_file():
         raise InputError(f"no experiment file at {file}")
-    raw = read_yaml(file.read_text(encoding="utf-8"), str(file))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} can't be read as UTF-8 text: {error}") from error
+    raw = read_yaml(text, str(file))
     if not isinstance(raw, dict):
         raise InputError(f"{file} must hold keys such as model, stages and arms; it holds {raw!r}")
     apply_overrides(raw, overrides)
@@ -95,23 +100,22 @@ def _override(raw: dict[str, Any], text: str) -> None:
     here: Any = raw
     *parents, last = key.strip().split(".")
     for part in parents:
-        here = _child(here, part, text)
-    parsed = read_yaml(value, f"override {text!r}")
-    if isinstance(here, list):
-        _child(here, last, text)
-        here[int(last)] = parsed
-    else:
-        here[last] = parsed
+        place = _place(here, part, text)
+        if isinstance(here, dict) and here.get(place) is None:
+            here[place] = {}
+        here = here[place]
+    here[_place(here, last, text)] = read_yaml(value, f"override {text!r}")
 
 
-def _child(here: Any, part: str, text: str) -> Any:
+def _place(here: Any, part: str, text: str) -> Any:
+    """The key or list index that `part` means in `here`."""
     if isinstance(here, list):
         if not part.isdigit() or int(part) >= len(here):
             raise InputError(f"override {text!r}: {part!r} is no place in a list of {len(here)}")
-        return here[int(part)]
+        return int(part)
     if not isinstance(here, dict):
         raise InputError(f"override {text!r}: {part!r} lies below a plain value")
-    return here.setdefault(part, {})
+    return part
 
 
 def _causes(items: Sequence[Any]) -> list[Any]:
@@ -135,6 +139,10 @@ def _sentence(item: Any) -> str:
         )
     if item["type"] == "missing":
         return f"{where}: this key is required"
+    if item["type"] == "literal_error":
+        known = re.findall(r"'([^']+)'", item["ctx"]["expected"])
+        given = str(item["input"])
+        return f"{where}: {given!r} is not one of its values; {nearest(given, known)}"
     message = item["msg"].removeprefix("Value error, ")
     shown = "" if item["type"] == "value_error" else f" (given: {item['input']!r})"
     return f"{where}: {message}{shown}"

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from narrowtune.errors import InputError
 
 MetricName = Literal["exact", "option", "number", "clock", "yes_no"]
 Scoring = Literal["generate", "likelihood", "likelihood-sum"]
@@ -117,11 +119,18 @@ class TrainingSpec(Section):
         return self
 
     def merged(self, *overrides: TrainingOverrides) -> TrainingSpec:
-        """This section with the given overrides laid over it, the last one on top."""
+        """This section with the given overrides laid over it, the last one on top.
+
+        Raises:
+            InputError: If the merged values contradict each other.
+        """
         values = self.model_dump()
         for override in overrides:
             values.update(override.model_dump(exclude_none=True))
-        return TrainingSpec(**values)
+        try:
+            return TrainingSpec(**values)
+        except ValidationError as error:
+            raise InputError([item["msg"] for item in error.errors()]) from error
 
 
 class Experiment(Section):

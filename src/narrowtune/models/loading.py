@@ -34,7 +34,7 @@ def load_model(
     Raises:
         InputError: If it is no model, or its weights don't fit its config.
     """
-    target = device or default_device()
+    target = check_device(device)
     disable_progress_bar()
     config = load_config(model, revision)
     kind: Any = model_class(config)
@@ -65,6 +65,24 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
 
 
+def check_device(device: str | None) -> str:
+    """The device to compute on: as asked, or this machine's best.
+
+    Raises:
+        InputError: If it does not exist here, naming what does.
+    """
+    if device is None:
+        return default_device()
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        here = ["cpu"] if default_device() == "cpu" else ["cpu", default_device()]
+        raise InputError(
+            f"no device {device!r} on this machine; available: {', '.join(here)}"
+        ) from error
+    return device
+
+
 def default_device() -> str:
     """`cuda` where PyTorch sees a GPU, `mps` on Apple silicon, otherwise `cpu`."""
     if torch.cuda.is_available():
@@ -75,19 +93,24 @@ def default_device() -> str:
 def save_model(model: nn.Module, source: str, folder: Path, revision: str | None = None) -> None:
     """Write a folder that `from_pretrained` loads: weights, config, tokenizer, processor.
 
+    The folder appears under its name only when all of it is written.
+
     Args:
         model: The taught model.
         source: The model it was loaded from, whose tokenizer and processor files are copied.
         folder: Where to write.
         revision: Commit of a hub model.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    inner: Any = getattr(model, "module", model)
-    inner.save_pretrained(folder)
+    half = folder.with_name(folder.name + ".part")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    writer: Any = model
+    writer.save_pretrained(half)
     for file in sorted(_local_folder(source, revision).iterdir()):
-        fresh = not (folder / file.name).exists()
+        fresh = not (half / file.name).exists()
         if fresh and file.suffix in _COMPANIONS and not file.name.endswith(".index.json"):
-            shutil.copyfile(file, folder / file.name)
+            shutil.copyfile(file, half / file.name)
+    half.replace(folder)
 
 
 def _local_folder(source: str, revision: str | None) -> Path:
@@ -107,8 +130,7 @@ def without_gradient(model: nn.Module, prefixes: Sequence[str]) -> Iterator[None
     For frozen towers that read pixels only: nothing of theirs is saved for a backward pass,
     whatever checkpointing or input hooks the rest of the model uses.
     """
-    inner = getattr(model, "module", model)
-    modules = [module for prefix in prefixes for module in _callable_modules(inner, prefix)]
+    modules = [module for prefix in prefixes for module in _callable_modules(model, prefix)]
     before = [module.forward for module in modules]
     for module in modules:
         module.forward = torch.no_grad()(module.forward)

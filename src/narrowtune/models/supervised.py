@@ -54,10 +54,10 @@ def output_head(model: nn.Module) -> nn.Module:
     Raises:
         TypeError: If the model class has none: it is no language model.
     """
-    inner: Any = getattr(model, "module", model)  # DistributedDataParallel keeps it one level down
-    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    source: Any = model
+    head = source.get_output_embeddings() if hasattr(source, "get_output_embeddings") else None
     if not isinstance(head, nn.Module):
-        raise TypeError(f"{type(inner).__name__} has no output head")
+        raise TypeError(f"{type(model).__name__} has no output head")
     return head
 
 

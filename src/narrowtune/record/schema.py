@@ -85,10 +85,14 @@ class LossRow(Row):
 
 
 class DataFile(Row):
-    """One data file the run read: its path as given, row count and content hash."""
+    """One data file the run read: its path as given, its rows, and the hash of what it holds.
+
+    `sha256` covers the file's bytes and those of every image it names.
+    """
 
     path: str
     rows: int
+    images: int = 0
     sha256: str
 
 

@@ -1,7 +1,19 @@
 """Carrying an experiment out: plan, then do, then record."""
 
 from narrowtune.runner.execute import Options, run
+from narrowtune.runner.folder import refuse_occupied
 from narrowtune.runner.observer import Observer
-from narrowtune.runner.planning import ArmPlan, Plan, StagePlan, TaskPlan, plan
+from narrowtune.runner.plan import ArmPlan, Plan, StagePlan, TaskPlan
+from narrowtune.runner.planning import plan
 
-__all__ = ["ArmPlan", "Observer", "Options", "Plan", "StagePlan", "TaskPlan", "plan", "run"]
+__all__ = [
+    "ArmPlan",
+    "Observer",
+    "Options",
+    "Plan",
+    "StagePlan",
+    "TaskPlan",
+    "plan",
+    "refuse_occupied",
+    "run",
+]

@@ -32,8 +32,8 @@ from narrowtune.record import (
 from narrowtune.runner.folder import checkpoint_path, model_path, trained_path
 from narrowtune.runner.journal import Journal
 from narrowtune.runner.observer import Observer
-from narrowtune.runner.planning import ArmPlan, Plan, StagePlan, TaskPlan
-from narrowtune.training import Hooks, Interrupted, StageResult, StepResult, run_stage
+from narrowtune.runner.plan import ArmPlan, Plan, StagePlan, TaskPlan
+from narrowtune.training import Diverged, Hooks, Interrupted, StageResult, StepResult, run_stage
 
 if TYPE_CHECKING:
     from narrowtune.runner.execute import Options
@@ -52,6 +52,12 @@ class Session:
     journal: Journal
     observer: Observer
     should_stop: Callable[[], bool] = lambda: False
+    doing: str = "starting"
+
+    def begin(self, what: str, total: int) -> None:
+        """Say what comes next, to the observer and for error messages."""
+        self.doing = what
+        self.observer.phase(what, total)
 
 
 def teach_arm(session: Session, arm: ArmPlan) -> None:
@@ -78,7 +84,7 @@ def score_all(session: Session, model: nn.Module, arm: str, stage: str) -> None:
     ]
     if not todo:
         return
-    session.observer.phase(f"{arm} · scoring after {stage}", len(todo))
+    session.begin(f"{arm} · scoring after {stage}", len(todo))
     for task in todo:
         if session.should_stop():
             raise Interrupted(f"stopped before scoring {task.name}")
@@ -106,6 +112,7 @@ def _teach_stage(
 ) -> None:
     names = [name for name, _ in trained]
     checkpoint = checkpoint_path(session.folder, arm.name, stage.name)
+    session.journal.forget_losses(arm.name, stage.name)  # of an attempt that failed
     before = fingerprint(model, names)
     reset_peak(session.engine.device)
     model.train()
@@ -137,19 +144,22 @@ def _run(
     checkpoint: Path,
 ) -> StageResult:
     settings = session.plan.settings(*unit)
-    session.observer.phase(f"{unit[0].name} · teaching {unit[1].name}", settings.steps)
+    session.begin(f"{unit[0].name} · teaching {unit[1].name}", settings.steps)
     started = time.monotonic()
-    first: list[int] = []
+    here: list[StepResult] = []  # the steps of this session, after a resume
 
     def on_step(result: StepResult) -> None:
-        first.append(result.step)
-        here = result.step - first[0] + 1  # steps of this session, after a resume
-        speed = here * settings.batch_size / (time.monotonic() - started)
+        here.append(result)
+        speed = len(here) * settings.batch_size / (time.monotonic() - started)
         session.observer.step(result, speed)
 
     hooks = Hooks(checkpoint, session.options.checkpoint_seconds, on_step, session.should_stop)
     to_batch = partial(_batch, session)
-    return run_stage(model, trained, (unit[1].rows, to_batch), settings, session.engine, hooks)
+    try:
+        return run_stage(model, trained, (unit[1].rows, to_batch), settings, session.engine, hooks)
+    except Diverged:
+        session.journal.add(losses=_losses(unit, here))
+        raise
 
 
 def _batch(session: Session, rows: Sequence[Encoded]) -> Batch:
@@ -189,10 +199,14 @@ def _record_stage(
         trained_numel=arm.selection.trained_numel,
         total_numel=arm.selection.total_numel,
     )
-    losses = [LossRow(arm=arm.name, stage=stage, **vars(step)) for step in result.steps]
+    losses = _losses(unit, result.steps)
     order = DataOrder(arm=arm.name, stage=stage, sha256=result.order_sha256)
     session.journal.add(ledger=[ledger], cost=[cost], losses=losses, data_order=[order])
     session.observer.ledger(ledger)
+
+
+def _losses(unit: tuple[ArmPlan, StagePlan], steps: Sequence[StepResult]) -> list[LossRow]:
+    return [LossRow(arm=unit[0].name, stage=unit[1].name, **vars(step)) for step in steps]
 
 
 def _score(session: Session, model: nn.Module, task: TaskPlan, unit: tuple[str, str]) -> Score:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from narrowtune.delta import fingerprint
-from narrowtune.engine import Engine
-from narrowtune.errors import NarrowTuneError, RunFailed
+from narrowtune.engine import Engine, deterministic
+from narrowtune.errors import InputError, RunFailed
 from narrowtune.experiment import digest
-from narrowtune.models.loading import choose_dtype, load_model
+from narrowtune.models.loading import check_device, choose_dtype, load_model
 from narrowtune.record import BASE, Record
 from narrowtune.runner.arm import Session, score_all, teach_arm
 from narrowtune.runner.environment import environment
@@ -17,8 +18,8 @@ from narrowtune.runner.folder import claim
 from narrowtune.runner.interrupt import stop_on_signal
 from narrowtune.runner.journal import Journal
 from narrowtune.runner.observer import Observer
-from narrowtune.runner.planning import Plan
-from narrowtune.training import Interrupted
+from narrowtune.runner.plan import Plan
+from narrowtune.training import Diverged, Interrupted
 
 
 @dataclass(frozen=True)
@@ -55,20 +56,18 @@ def run(
         observer: Told of progress.
 
     Raises:
-        InputError: If `out` holds something else.
+        InputError: If `out` holds something else, or was begun with another model.
         RunFailed: If the loss became NaN; the record says so and keeps all before it.
         Interrupted: On Ctrl-C; the run can be resumed.
     """
     folder, chosen = Path(out), options or Options()
     earlier = claim(folder, plan.digest, resume)
-    engine = Engine(chosen.device)
+    engine = Engine(check_device(chosen.device))
     engine.wait()  # nobody writes the record before everybody has seen the folder
     record = earlier or Record(
         experiment=plan.experiment, digest=plan.digest, plan=plan.to_dict(), data=plan.files
     )
     journal = Journal(record, folder, writes=engine.is_main)
-    if earlier is not None and earlier.status == "complete":
-        return earlier
     session = Session(plan, folder, engine, chosen, journal, observer or Observer())
     _watched(session)
     return journal.record
@@ -78,19 +77,43 @@ def _watched(session: Session) -> None:
     """Run to the end, or leave a valid record that says why not."""
     journal = session.journal
     try:
-        with stop_on_signal() as stop:
+        with deterministic(), stop_on_signal(session.observer.note) as stop:
             session.should_stop = stop
             _everything(session)
     except (KeyboardInterrupt, Interrupted) as error:
         journal.status("interrupted", str(error) or "interrupted")
         raise Interrupted(str(error) or "interrupted") from error
-    except NarrowTuneError as error:
+    except InputError as error:
         journal.status("failed", str(error))
-        raise RunFailed(str(error)) from error
+        raise
+    except Diverged as error:
+        journal.status("failed", f"{session.doing}: {error}")
+        raise RunFailed(
+            f"{session.doing}: {error}. The record in {session.folder} keeps all before it. "
+            "Resuming would fail again: lower training.learning_rate and use a new folder"
+        ) from error
     except Exception as error:
-        journal.status("failed", f"{type(error).__name__}: {error}")
+        journal.status("failed", f"{session.doing}: {type(error).__name__}: {error}")
         raise
     journal.status("complete")
+
+
+def _compare(before: dict[str, Any], now: dict[str, Any], observer: Observer) -> None:
+    """Refuse to go on with other weights or another dtype; mention other hardware.
+
+    Raises:
+        InputError: If the run was begun with what would mix two different results.
+    """
+    fixed = [key for key in ("model_sha256", "dtype") if before.get(key, now[key]) != now[key]]
+    if fixed:
+        raise InputError(
+            f"this run was begun with another {' and '.join(fixed)}: "
+            + "; ".join(f"{key} was {before[key]}, is {now[key]}" for key in fixed)
+            + ". Go on with what it was begun with, or start a new run with --out"
+        )
+    for key in ("device", "device_name", "threads", "processes", "packages"):
+        if before.get(key, now[key]) != now[key]:
+            observer.note(f"note: {key} was {before[key]}, is {now[key]}; bits may differ")
 
 
 def _everything(session: Session) -> None:
@@ -98,11 +121,11 @@ def _everything(session: Session) -> None:
     journal.status("running")
     spec = plan.experiment.model
     model = load_model(plan.model, spec.revision, spec.dtype, str(session.engine.device))
-    if not journal.record.environment:
-        facts = environment(session.engine.device, session.engine.processes)
-        facts["dtype"] = str(choose_dtype(spec.dtype, str(session.engine.device)))
-        facts["model_sha256"] = digest(fingerprint(model, ()))
-        journal.environment(facts)
+    facts = environment(session.engine.device, session.engine.processes)
+    facts["dtype"] = str(choose_dtype(spec.dtype, str(session.engine.device)))
+    facts["model_sha256"] = digest(fingerprint(model, ()))
+    _compare(journal.record.environment, facts, session.observer)
+    journal.environment(facts | {"sessions": journal.record.environment.get("sessions", 0) + 1})
     if "base" in plan.experiment.evaluate:
         score_all(session, model, BASE, BASE)
     del model

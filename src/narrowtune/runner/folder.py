@@ -8,22 +8,31 @@ from narrowtune.errors import InputError
 from narrowtune.record import RECORD_NAME, Record, read_record
 
 
+def refuse_occupied(out: Path, resume: bool) -> None:
+    """The part of `claim` that needs no plan, to be asked before any data is read.
+
+    Raises:
+        InputError: If `out` holds another run, or anything else, or nothing to resume.
+    """
+    if not (out / RECORD_NAME).exists():
+        _refuse_unless_empty(out, resume)
+    elif not resume:
+        raise InputError(
+            f"{out} already holds a run ({read_record(out).status}): continue it with --resume, "
+            "or name another folder with --out; nothing is overwritten"
+        )
+
+
 def claim(out: Path, digest: str, resume: bool) -> Record | None:
     """The record to go on with, or None for a fresh folder.
 
     Raises:
         InputError: If `out` holds another run, or anything else, or nothing to resume.
     """
-    record_path = out / RECORD_NAME
-    if not record_path.exists():
-        _refuse_if_occupied(out, resume)
-        return None
-    record = read_record(record_path)
+    refuse_occupied(out, resume)
     if not resume:
-        raise InputError(
-            f"{out} already holds a run ({record.status}): continue it with --resume, "
-            "or name another folder with --out; nothing is overwritten"
-        )
+        return None
+    record = read_record(out)
     if record.digest != digest:
         raise InputError(
             f"{out} holds a run of another experiment or other data "
@@ -45,10 +54,10 @@ def checkpoint_path(out: Path, arm: str, stage: str) -> Path:
 
 def model_path(out: Path, arm: str) -> Path:
     """Where the finished model of an arm lies, for `from_pretrained`."""
-    return out / "arms" / arm / "model"
+    return out / "models" / arm
 
 
-def _refuse_if_occupied(out: Path, resume: bool) -> None:
+def _refuse_unless_empty(out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; --out needs a folder")
     if out.is_dir() and any(out.iterdir()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -20,17 +20,19 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
+def stop_on_signal(say: Callable[[str], None]) -> Iterator[StopRequest]:
     """Turn SIGINT and SIGTERM into a request while the context lasts.
 
-    A second SIGINT raises KeyboardInterrupt at once. Outside the main thread, where Python
-    allows no handlers, the request stays false.
+    The user is told by `say`. A second SIGINT raises KeyboardInterrupt at once. Outside the main
+    thread, where Python allows no handlers, the request stays false.
     """
     request = StopRequest()
 
     def ask(number: int, _frame: FrameType | None) -> None:
         if request.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not request.asked:
+            say("stopping after this step or task; Ctrl-C again stops at once")
         request.asked = True
 
     try:

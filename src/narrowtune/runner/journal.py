@@ -29,6 +29,13 @@ class Journal:
         }
         self._replace(lists)
 
+    def forget_losses(self, arm: str, stage: str) -> None:
+        """Drop the losses of a stage that is about to be taught again."""
+        keys = {"arm": arm, "stage": stage}
+        kept = tuple(row for row in self.record.losses if not _matches(row, keys))
+        if kept != self.record.losses:
+            self._replace({"losses": kept})
+
     def status(self, status: Status, error: str | None = None) -> None:
         """Say how the run stands."""
         self._replace({"status": status, "error": error})

@@ -67,7 +67,7 @@ def teach(
     how the batch is cut into micro-batches and processes does not change the gradient.
 
     Args:
-        model: The model, wrapped by the engine.
+        model: The model.
         weights: Its trained weights; nothing else moves.
         optimiser: Over `weights.masters`.
         steps: Numbered steps, from 0 or from where a checkpoint left.
@@ -79,14 +79,12 @@ def teach(
     """
     for number, step in steps:
         loss = torch.zeros((), device=engine.device)
-        last = len(step.micro_batches) - 1
-        for index, make in enumerate(step.micro_batches):
-            batch = make()
-            with engine.accumulating(model, index == last):
-                share = answer_loss(model, batch) / step.supervised_tokens
-                engine.backward(share)
+        for make in step.micro_batches:
+            share = answer_loss(model, make()) / step.supervised_tokens
+            engine.backward(share)
             weights.collect()
             loss += share.detach()
+        engine.sum_gradients(weights.masters)
         mean = float(engine.sum(loss))
         norm = weights.clip(step.max_grad_norm)
         if not (math.isfinite(mean) and math.isfinite(norm)):

@@ -6,10 +6,14 @@ import math
 
 
 def planned_steps(samples: int, batch_size: int, epochs: float, steps: int | None) -> int:
-    """Optimiser steps of a stage: `steps` where given, otherwise `epochs` over the samples."""
+    """Optimiser steps of a stage: `steps` where given, otherwise `epochs` over the samples.
+
+    An epoch ends with a short batch where the samples don't fill the last one, so whole epochs
+    show every sample exactly that often.
+    """
     if steps is not None:
         return steps
-    return max(1, math.ceil(epochs * samples / batch_size))
+    return max(1, math.ceil(epochs * math.ceil(samples / batch_size)))
 
 
 def learning_rate_factor(step: int, steps: int, schedule: str, warmup: float) -> float:

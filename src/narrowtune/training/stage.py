@@ -17,7 +17,7 @@ from narrowtune.data.order import epoch_order, order_digest
 from narrowtune.engine import Engine, seed_everything
 from narrowtune.errors import NarrowTuneError
 from narrowtune.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from narrowtune.training.loop import Diverged, MicroBatch, Step, StepResult, teach
+from narrowtune.training.loop import MicroBatch, Step, StepResult, teach
 from narrowtune.training.schedule import learning_rate_factor
 from narrowtune.training.settings import Settings
 from narrowtune.training.weights import TrainedWeights, adamw
@@ -99,7 +99,7 @@ def run_stage(
         hooks: Checkpoints and progress.
 
     Raises:
-        Diverged: The loss became NaN; the checkpoint holds the last good step.
+        Diverged: The loss became NaN; the checkpoint, if one was due, is from before.
         Interrupted: `should_stop` said so; the checkpoint holds the last step.
     """
     seed_everything(settings.seed)
@@ -108,11 +108,11 @@ def run_stage(
     optimiser = adamw(weights, settings.learning_rate, settings.weight_decay)
     progress = _resumed(hooks.checkpoint, weights, optimiser)
     batches = batch_order([len(row) for row in rows], settings)
-    wrapped = engine.wrap(model)
     steps = _steps(batches, rows, collate, settings, engine)
 
     def save() -> None:
-        if engine.is_main:
+        # A NaN from the last update shows only in the next loss; it must not replace good weights.
+        if engine.is_main and weights.are_finite():
             save_checkpoint(hooks.checkpoint, weights, optimiser, progress.as_checkpoint())
         progress.saved = time.monotonic()
 
@@ -125,11 +125,7 @@ def run_stage(
         if time.monotonic() - progress.saved > hooks.every_seconds:
             save()
 
-    try:
-        teach(wrapped, weights, optimiser, steps(len(progress.done)), engine, after_step)
-    except Diverged:
-        save()
-        raise
+    teach(model, weights, optimiser, steps(len(progress.done)), engine, after_step)
     return _result(progress, batches, rows)
 
 

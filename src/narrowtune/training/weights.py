@@ -48,6 +48,10 @@ class TrainedWeights:
             if parameter is not master:
                 parameter.copy_(master)
 
+    def are_finite(self) -> bool:
+        """Whether no master holds a NaN or an infinity."""
+        return all(bool(master.isfinite().all()) for master in self.masters)
+
     def tensors(self) -> dict[str, Tensor]:
         """The masters by parameter name."""
         return {

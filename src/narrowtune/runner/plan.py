@@ -1,0 +1,142 @@
+"""The plan as a value: what will be trained and scored, resolved before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from narrowtune.anatomy import Anatomy, Selection
+from narrowtune.data.encoding import Encoded
+from narrowtune.evaluation import PreparedTask
+from narrowtune.experiment import ArmSpec, Experiment, Scored, StageSpec, TrainingSpec, digest
+from narrowtune.models.processing import Processing
+from narrowtune.record import DataFile
+from narrowtune.training import Settings, batch_order, planned_steps
+
+Role = Literal["target", "held_out"]
+
+# AdamW in fp32: gradient and two moments, 4 bytes each.
+_OPTIMISER_BYTES = 12
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """A test set, read and checked, with how it is scored and why it is there."""
+
+    spec: Scored
+    role: Role
+    prepared: PreparedTask
+
+    @property
+    def name(self) -> str:
+        """The task's name, unique in the experiment."""
+        return self.spec.name
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A skill with its training samples encoded; `number` counts from 0."""
+
+    spec: StageSpec
+    number: int
+    rows: tuple[Encoded, ...]
+
+    @property
+    def name(self) -> str:
+        """The stage's name, which is its task's name too."""
+        return self.spec.name
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """A way of teaching with the parameters it trains."""
+
+    spec: ArmSpec
+    selection: Selection
+
+    @property
+    def name(self) -> str:
+        """The arm's name, unique in the experiment."""
+        return self.spec.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that will happen; `digest` tells two runs apart, data contents included.
+
+    `model` is where the experiment's model is found from here: a folder, or the name it gives.
+    """
+
+    experiment: Experiment
+    model: str
+    processing: Processing
+    anatomy: Anatomy
+    arms: tuple[ArmPlan, ...]
+    stages: tuple[StagePlan, ...]
+    tasks: tuple[TaskPlan, ...]
+    files: tuple[DataFile, ...]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the experiment and the contents of every data file it names."""
+        contents = [[file.path, file.sha256] for file in self.files]
+        return digest([self.experiment.model_dump(mode="json"), contents])
+
+    def settings(self, arm: ArmPlan, stage: StagePlan) -> Settings:
+        """The numbers that `arm` is trained with at `stage`.
+
+        Raises:
+            InputError: If stage, arm and experiment together ask for what can't be.
+        """
+        spec = self._training(arm, stage)
+        return Settings(
+            steps=planned_steps(len(stage.rows), spec.batch_size, spec.epochs, spec.steps),
+            batch_size=spec.batch_size,
+            micro_batch_size=spec.micro_batch_size or spec.batch_size,
+            learning_rate=spec.learning_rate,
+            schedule=spec.schedule,
+            warmup=spec.warmup,
+            weight_decay=spec.weight_decay,
+            max_grad_norm=spec.max_grad_norm,
+            seed=self.experiment.seed * 1000 + stage.number,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What will be trained and scored, in numbers; lands in the record."""
+        return {
+            "family": self.anatomy.family,
+            "class": self.anatomy.class_name,
+            "arms": [self._arm_row(arm) for arm in self.arms],
+            "tasks": [
+                {"name": task.name, "role": task.role, "samples": len(task.prepared.examples)}
+                for task in self.tasks
+            ],
+        }
+
+    def _training(self, arm: ArmPlan, stage: StagePlan) -> TrainingSpec:
+        return self.experiment.training.merged(stage.spec.training, arm.spec.training)
+
+    def _arm_row(self, arm: ArmPlan) -> dict[str, Any]:
+        trained = arm.selection.trained_numel
+        return {
+            "name": arm.name,
+            "terms": list(arm.spec.terms),
+            "trained_numel": trained,
+            "total_numel": arm.selection.total_numel,
+            "trained_tensors": len(arm.selection.trained),
+            "optimiser_bytes": _OPTIMISER_BYTES * trained,
+            "notes": list(arm.selection.notes),
+            "stages": [self._stage_row(arm, stage) for stage in self.stages],
+        }
+
+    def _stage_row(self, arm: ArmPlan, stage: StagePlan) -> dict[str, Any]:
+        settings = self.settings(arm, stage)
+        order = batch_order([len(row) for row in stage.rows], settings)
+        return {
+            "name": stage.name,
+            "samples": len(stage.rows),
+            "steps": settings.steps,
+            "learning_rate": settings.learning_rate,
+            "batch_size": settings.batch_size,
+            "tokens": sum(len(stage.rows[index]) for batch in order for index in batch),
+        }

@@ -1,0 +1,64 @@
+"""Data files on their way into a plan: read, checked, and noted for the record."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from narrowtune.data.example import Example
+from narrowtune.data.formats import read_checked
+from narrowtune.experiment import Scored
+from narrowtune.record import DataFile
+
+T = TypeVar("T")
+
+
+class DataReader:
+    """Reads an experiment's files; `files` tells what was read, by the path as given.
+
+    Args:
+        root: The folder that relative paths start from.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.files: dict[str, DataFile] = {}
+
+    def read(
+        self,
+        spec: Scored,
+        file: str,
+        check: Callable[[list[Example]], T],
+        *,
+        limit: int | None,
+        unique_ids: bool = False,
+    ) -> T:
+        """What `check` makes of the file's examples.
+
+        Raises:
+            InputError: With the file's own problems and those that `check` finds in sound rows.
+        """
+        path = self._root / file
+
+        def noted(examples: list[Example]) -> T:
+            self.files[file] = _data_file(file, path, examples)
+            return check(examples)
+
+        images = self._root / spec.images if spec.images else None
+        return read_checked(path, noted, image_root=images, limit=limit, unique_ids=unique_ids)
+
+
+def _data_file(name: str, path: Path, examples: Sequence[Example]) -> DataFile:
+    images = sorted({image for example in examples for image in example.images})
+    return DataFile(
+        path=name, rows=len(examples), images=len(images), sha256=_sha256([path, *images])
+    )
+
+
+def _sha256(paths: Iterable[Path]) -> str:
+    whole = hashlib.sha256()
+    for path in paths:
+        whole.update(hashlib.sha256(path.read_bytes()).digest())
+    return whole.hexdigest()
