@@ -74,8 +74,8 @@ def check_device(device: str | None) -> str:
     if device is None:
         return default_device()
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         here = ["cpu"] if default_device() == "cpu" else ["cpu", default_device()]
         raise InputError(
             f"no device {device!r} on this machine; available: {', '.join(here)}"
