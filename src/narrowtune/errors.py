@@ -43,6 +43,10 @@ class Problems:
             lead = f"{where}: " if where else ""
             self._found += [lead + problem for problem in error.problems]
 
+    def add(self, problems: Iterable[str]) -> None:
+        """Keep problems that were told rather than raised."""
+        self._found += problems
+
     @property
     def found(self) -> tuple[str, ...]:
         """What was collected so far, each problem once, in order."""

@@ -119,13 +119,18 @@ def prepare(processing: Processing, examples: Iterable[Example], how: How) -> Pr
         raise InputError("the task has no examples to score")
     tokens = how.get("max_new_tokens", 32)
     golds: tuple[frozenset[int], ...] = ()
+    problems = Problems()
     if scoring == "generate":
-        _refuse(misfits(metric.name, rows))
-        encoded = _encode_prompts(rows, processing, tokens)
+        problems.add(misfits(metric.name, rows))
+        with problems.collect():
+            encoded = _encode_prompts(rows, processing, tokens)
     else:
         golds = tuple(right_choices(example, metric) for example in rows)
-        _refuse([problem for pair in zip(rows, golds, strict=True) for problem in _wrong(*pair)])
-        encoded = _encode_choices(rows, processing)
+        pairs = zip(rows, golds, strict=True)
+        problems.add([problem for pair in pairs for problem in _wrong(*pair)])
+        with problems.collect():
+            encoded = _encode_choices(rows, processing)
+    _refuse(problems.found)
     from narrowtune.evaluation.batches import Batches
 
     side: Literal["left", "right"] = "left" if scoring == "generate" else "right"
