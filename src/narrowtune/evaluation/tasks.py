@@ -203,7 +203,7 @@ def _check_room(prompt: Encoded, processing: Processing, room: int) -> None:
         )
 
 
-def _refuse(problems: list[str]) -> None:
+def _refuse(problems: Sequence[str]) -> None:
     """Raise all problems at once, the first of them in full."""
     if problems:
         raise InputError(shorten(problems))
