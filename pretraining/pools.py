@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lessons import EXTRA, LABELS, LETTERS, picture
+from lessons import EXTRA, LABELS, LETTERS, picture, surroundings
 
 from narrowtune.pico import HELD_OUT, TARGETS
 from narrowtune.pico.picture import Cells
@@ -63,7 +63,10 @@ def draw_pool(counts: dict[str, int], seed: int, start: int = 0) -> Pool:
     for task, count in counts.items():
         for index in range(count):
             drawn = picture(task, start + index, seed)
-            images[place], labels[place] = np.asarray(drawn.image), encode(drawn.cells)
+            images[place], labels[place] = (
+                np.asarray(drawn.image),
+                encode(surroundings(drawn.cells)),
+            )
             letters[place] = spelled(drawn.cells)
             questions.append(drawn.questions)
             place += 1

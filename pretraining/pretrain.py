@@ -22,9 +22,10 @@ from log import Log
 from narrowtune.pico import HELD_OUT, TARGETS
 
 PLANS = {  # steps of stage 1, its learning rate, then stages 2 and 3
-    "pico-qwen": (3000, 1.5e-3, language_stage.Plan(400, 3200, 2e-3)),
-    "pico-llava": (4000, 1.5e-3, language_stage.Plan(400, 3200, 2e-3)),
+    "pico-qwen": (3500, 1.5e-3, language_stage.Plan(500, 4200, 1e-3)),
+    "pico-llava": (5000, 1.5e-3, language_stage.Plan(500, 4200, 1e-3)),
 }
+SEEING = ("model.visual.", "model.vision_tower.", "model.multi_modal_projector.")
 
 
 def tower(model: Any, name: str, pool: pools.Pool, work: Path, seed: int, log: Log) -> None:
@@ -35,7 +36,8 @@ def tower(model: Any, name: str, pool: pools.Pool, work: Path, seed: int, log: L
         fresh = pools.fresh_pool(seed, 60)
         heads = tower_stage.teach(model, pool, fresh, steps, peak, log)
         torch.save({"model": model.state_dict(), "heads": heads.state_dict()}, path)
-    model.load_state_dict(torch.load(path)["model"])
+    taught = torch.load(path)["model"]
+    model.load_state_dict({k: v for k, v in taught.items() if k.startswith(SEEING)}, strict=False)
 
 
 def held_out_part(pool: pools.Pool) -> pools.Pool:

@@ -65,7 +65,7 @@ def answer_tokens(
     tokens: list[int] = []
     learned: list[bool] = []
     for key, value in answer:
-        for text, counts in ((f" {key}=", False), (value, True)):
+        for text, counts in ((f" {key}", False), (value, True)):
             part = tokenizer.encode(text, add_special_tokens=False)
             tokens, learned = tokens + part, learned + [counts] * len(part)
     return tokens, learned

@@ -27,13 +27,14 @@ class Reader:
 
     def answer(self, items: list[Item], longest: int = 24) -> list[str]:
         """The greedy answers to a batch of questions."""
-        inputs = self._inputs(items)
+        inputs = self.inputs(items)
         with torch.no_grad():
             out = self.model.generate(**inputs, max_new_tokens=longest, do_sample=False)
         new = out[:, inputs["input_ids"].shape[1] :]
         return list(self.tokenizer.batch_decode(new, skip_special_tokens=True))
 
-    def _inputs(self, items: list[Item]) -> dict[str, Any]:
+    def inputs(self, items: list[Item]) -> dict[str, Any]:
+        """What the model takes; questions are padded on the left."""
         seen = self.processor([item.image for item in items], return_tensors="pt")
         tokens = 9 if self.qwen else 21
         texts = [self._text(item.question, tokens) for item in items]

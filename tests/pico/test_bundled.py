@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import narrowtune
 from narrowtune.pico import HELD_OUT, draw
@@ -69,6 +70,26 @@ def test_chat_template_takes_strings_and_blocks(reader: Reader) -> None:
     assert text.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
     assert text.count(reader.tokenizer.image_token) == 1
     assert text.endswith("What?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_real_processor_makes_the_same_inputs(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its video half, which needs torchvision."""
+    name = "pico-qwen" if reader.qwen else "pico-llava"
+    kind = transformers.Qwen2_5_VLProcessor if reader.qwen else transformers.LlavaOnevisionProcessor
+    monkeypatch.setattr(kind, "check_argument_for_proper_class", lambda *_, **__: None)
+    saved = json.loads((FOLDERS / name / "processor_config.json").read_text())
+    saved.pop("processor_class")
+    template = reader.tokenizer.chat_template
+    processor = kind(reader.processor, reader.tokenizer, None, chat_template=template, **saved)
+    item = draw("choices", "test", 0)
+    content = [{"type": "image"}, {"type": "text", "text": item.question}]
+    message = {"role": "user", "content": content}
+    text = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+    made = processor(text=[text], images=[item.image], return_tensors="pt")
+    for key, value in reader.inputs([item]).items():
+        assert torch.equal(made[key], value), key
 
 
 def test_answer_does_not_depend_on_the_batch(reader: Reader) -> None:
