@@ -190,6 +190,8 @@ def test_resuming_with_other_weights_is_refused(drawn: Path, tmp_path: Path) -> 
     save_file({name: t * 0.9 for name, t in weights.items()}, folder / "model.safetensors")
     with pytest.raises(nt.InputError, match="begun with another model_sha256"):
         nt.run(plan, tmp_path / "run", resume=True, options=OPTIONS)
+    save_file(weights, folder / "model.safetensors")
+    assert nt.run(plan, tmp_path / "run", resume=True, options=OPTIONS).status == "complete"
 
 
 def test_an_image_belongs_to_the_digest(drawn: Path, tmp_path: Path) -> None:

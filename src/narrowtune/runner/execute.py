@@ -14,7 +14,7 @@ from narrowtune.models.loading import check_device, choose_dtype, load_model
 from narrowtune.record import BASE, Record
 from narrowtune.runner.arm import Session, score_all, teach_arm
 from narrowtune.runner.environment import environment
-from narrowtune.runner.folder import claim
+from narrowtune.runner.folder import claim, model_path
 from narrowtune.runner.interrupt import stop_on_signal
 from narrowtune.runner.journal import Journal
 from narrowtune.runner.observer import Observer
@@ -62,6 +62,8 @@ def run(
     """
     folder, chosen = Path(out), options or Options()
     earlier = claim(folder, plan.digest, resume)
+    if earlier is not None and _nothing_left(earlier, plan, folder, chosen):
+        return earlier
     engine = Engine(check_device(chosen.device))
     engine.wait()  # nobody writes the record before everybody has seen the folder
     record = earlier or Record(
@@ -71,6 +73,11 @@ def run(
     session = Session(plan, folder, engine, chosen, journal, observer or Observer())
     _watched(session)
     return journal.record
+
+
+def _nothing_left(record: Record, plan: Plan, folder: Path, options: Options) -> bool:
+    models = [model_path(folder, arm.name) for arm in plan.arms if options.save_models]
+    return record.status == "complete" and all(model.exists() for model in models)
 
 
 def _watched(session: Session) -> None:
@@ -83,8 +90,8 @@ def _watched(session: Session) -> None:
     except (KeyboardInterrupt, Interrupted) as error:
         journal.status("interrupted", str(error) or "interrupted")
         raise Interrupted(str(error) or "interrupted") from error
-    except InputError as error:
-        journal.status("failed", str(error))
+    except InputError as error:  # mended by the user, it can go on
+        journal.status("interrupted", str(error))
         raise
     except Diverged as error:
         journal.status("failed", f"{session.doing}: {error}")
