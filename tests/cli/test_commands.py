@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import narrowtune as nt
 from narrowtune.cli import main
 from narrowtune.cli.train import shorthand
 from narrowtune.record import read_record
@@ -66,6 +67,10 @@ def test_run_then_report(narrowtune: Run, experiment: Callable[..., Path], tmp_p
     assert (out / "models/gate-up/tokenizer.json").exists()
     code, printed, _ = narrowtune("report", out)
     assert code == 0 and "existence" in printed
+    # Python says the same sentence about the same run.
+    assert nt.headline(read_record(out), out) in " ".join(printed.split())
+    code, _, err = narrowtune("report", out.parent)
+    assert code == 1 and f"did you mean {out}?" in err
     code, _, err = narrowtune("run", experiment(), "--out", out)
     assert code == 1 and "already holds a run (complete)" in err
     assert err.count("\n") == 1
@@ -95,10 +100,12 @@ def test_train_is_a_shorthand(narrowtune: Run, drawn: Path, tmp_path: Path) -> N
 
 def test_the_shorthand_names_tasks_apart() -> None:
     held_out = ["a/test.jsonl", "b.jsonl", "c/b.jsonl"]
-    raw = shorthand("m", Path("a/train.jsonl"), "language.mlp[0:2]", None, held_out)
+    raw = shorthand("m", Path("a/train.jsonl"), ["language.mlp[0:2]", "down"], None, held_out)
     assert raw["stages"][0]["name"] == "a"
     assert [task["name"] for task in raw["held_out"]] == ["a-2", "b", "b-2"]
-    assert raw["arms"] == [{"name": "language.mlp-0-2", "train": ["language.mlp[0:2]"]}]
+    assert raw["arms"] == [
+        {"name": "language.mlp-0-2-+down", "train": ["language.mlp[0:2]", "down"]}
+    ]
 
 
 def test_all_problems_at_once(

@@ -72,12 +72,12 @@ def test_names_come_from_files_and_differ() -> None:
 
 
 def test_train_covers_every_file_with_images_and_tells_every_typo() -> None:
-    raw = shorthand("m", Path("a/train.jsonl"), "full", "t.jsonl", ["b.jsonl", "c.jsonl"], "pics")
+    raw = shorthand("m", Path("a/train.jsonl"), ["full"], "t.jsonl", ["b.jsonl", "c.jsonl"], "pics")
     experiment = parse_experiment(raw)
     specs = (*experiment.stages, *experiment.held_out)
     assert [spec.images for spec in specs] == ["pics"] * 3
     with pytest.raises(InputError) as told:
-        shorthand("m", Path("x"), "full", "t.jsonl:clok", ["b.jsonl:exat", "c.jsonl:optoin"])
+        shorthand("m", Path("x"), ["full"], "t.jsonl:clok", ["b.jsonl:exat", "c.jsonl:optoin"])
     assert [problem.split("'")[-2] for problem in told.value.problems] == [
         "clock",
         "exact",

@@ -7,6 +7,7 @@ Exit codes: 0 fine; 1 the input is wrong; 2 usage; 3 it ran and a check failed;
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -82,6 +83,8 @@ def main() -> None:
 def _print_problems(error: NarrowTuneError) -> None:
     problems = error.problems if isinstance(error, InputError) else (str(error),)
     if len(problems) > 1:
-        typer.echo(f"error: {len(problems)} problems", err=True)
+        more = sum(int(n) for problem in problems for n in re.findall(r"^and (\d+) more", problem))
+        listed = len(problems) - any(problem.startswith("and ") for problem in problems)
+        typer.echo(f"error: {listed + more} problems", err=True)
     for problem in problems:
         typer.echo(f"  - {problem}" if len(problems) > 1 else f"error: {problem}", err=True)

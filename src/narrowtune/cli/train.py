@@ -16,13 +16,21 @@ Held = Annotated[
 ]
 
 
+Recipes = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Recipe or term, see `select`; repeatable, all are trained.  [default: gate-up]"
+    ),
+]
+
+
 def train_command(
     model: Annotated[str, typer.Argument(help="Bundled name, folder or hub id.")],
     data: Annotated[
         Path, typer.Argument(help="Training file: JSONL with messages, or LLaVA JSON.")
     ],
     out: Out,
-    recipe: Annotated[str, typer.Option(help="Recipe or term; see `select`.")] = "gate-up",
+    recipe: Recipes = None,
     test: Annotated[
         str | None, typer.Option(help="Test file of the skill, as FILE or FILE:METRIC.")
     ] = None,
@@ -47,7 +55,9 @@ def train_command(
     from narrowtune.runner import Options, plan, refuse_occupied
 
     refuse_occupied(out, resume)
-    raw = shorthand(model, data, recipe, test, held_out or [], images)
+    raw = shorthand(model, data, recipe or ["gate-up"], test, held_out or [], images)
+    if test is None and not held_out:
+        typer.echo("note: without --test and --held-out nothing will be scored", err=True)
     raw["training"] = {"learning_rate": learning_rate}
     apply_overrides(raw, override or ())
     experiment = parse_experiment(raw, "train")
@@ -59,7 +69,7 @@ def train_command(
 def shorthand(
     model: str,
     data: Path,
-    recipe: str,
+    recipes: list[str],
     test: str | None,
     held_out: list[str],
     images: str | None = None,
@@ -88,5 +98,5 @@ def shorthand(
         "model": {"id": model},
         "stages": [stage],
         "held_out": tasks,
-        "arms": [{"name": plain(recipe) or "arm", "train": [recipe]}],
+        "arms": [{"name": plain("+".join(recipes)) or "arm", "train": recipes}],
     }

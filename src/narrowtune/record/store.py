@@ -39,7 +39,9 @@ def read_record(path: str | Path) -> Record:
     """
     file = Path(path) / RECORD_NAME if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise InputError(f"no record at {file}: give the folder that `run` or `train` wrote")
+        below = sorted(Path(path).glob(f"*/{RECORD_NAME}"))
+        hint = f"; did you mean {below[0].parent}?" if below else ""
+        raise InputError(f"no record at {file}: give the folder that `run` or `train` wrote{hint}")
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
         version = raw.get("schema_version")
