@@ -140,12 +140,11 @@ class Matcher:
         return nearest(NAME_PREFIX + term.glob, [NAME_PREFIX + glob for glob in (*globs, *ends)])
 
     def _known(self) -> set[str]:
-        """Every term without a layer range that reaches something here, recipes too."""
+        """Every trainable term without a layer range, recipes too: no slices of fused tensors."""
         known = {name for name in RECIPES if self.reach(name)}
         for tensor in self.anatomy.parameters:
-            parts = [tensor.part, *(part for _, part in self.atoms[tensor.owner])]
-            groups = [part.partition(".")[0] for part in parts]
-            known |= {tensor.tower, *(f"{tensor.tower}.{word}" for word in (*parts, *groups))}
+            group = tensor.part.partition(".")[0]
+            known |= {tensor.tower, f"{tensor.tower}.{tensor.part}", f"{tensor.tower}.{group}"}
         return known
 
     def _tie_notes(self, terms: Sequence[str], fate: str) -> Iterator[str]:
