@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
@@ -46,7 +47,7 @@ def load_model(
             attn_implementation="sdpa",
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"the weights of {model} can't be loaded: {error}") from error
     missing = sorted(info["missing_keys"])
     if missing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from narrowtune.record import Cost, Record, Row, Score, Status, write_record
+from narrowtune.record import Cost, Record, Row, Status, write_record
 
 
 class Journal:
@@ -52,11 +52,6 @@ class Journal:
         """Add evaluation time to a stage's cost row, where it has one."""
         costs = tuple(_charged(cost, arm, stage, seconds) for cost in self.record.cost)
         self._replace({"cost": costs})
-
-    def scores_of(self, arm: str, stage: str) -> tuple[Score, ...]:
-        """The scores taken of one arm after one stage."""
-        keys = {"arm": arm, "stage": stage}
-        return tuple(score for score in self.record.scores if _matches(score, keys))
 
     def _replace(self, values: dict[str, Any]) -> None:
         self.record = self.record.model_copy(update=values)
