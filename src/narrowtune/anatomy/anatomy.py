@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from narrowtune.anatomy.naming import Naming, naming_of
+from narrowtune.anatomy.naming import Naming
 from narrowtune.anatomy.recipes import RECIPES
 from narrowtune.anatomy.selection import Selection, select
 from narrowtune.anatomy.tensors import TOWERS, TensorInfo
@@ -143,8 +143,10 @@ class Anatomy:
 
 def _of_module(model: torch.nn.Module) -> Anatomy:
     class_name = type(model).__name__
-    family = str(getattr(getattr(model, "config", None), "model_type", class_name))
-    naming = naming_of(family)
+    config = getattr(model, "config", None)
+    family = str(getattr(config, "model_type", class_name))
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    naming = Naming(family, names, config if hasattr(config, "model_type") else None)
     return Anatomy(
         family=family,
         class_name=class_name,
@@ -173,15 +175,16 @@ def _buffers(model: torch.nn.Module, naming: Naming) -> Iterator[TensorInfo]:
 
 def _tensor(naming: Naming, name: str, tensor: torch.Tensor, **facts: Any) -> TensorInfo:
     shape = tuple(tensor.shape)
+    place = naming.place(name, shape)
     return TensorInfo(
         name=name,
         shape=shape,
         numel=tensor.numel(),
         dtype=str(tensor.dtype).removeprefix("torch."),
-        tower=naming.tower(name),
-        part=naming.part(name),
-        layer=naming.layer(name),
-        slices=naming.slices(name, shape),
+        tower=place.tower,
+        part=place.part,
+        layer=place.layer,
+        slices=place.slices,
         **facts,
     )
 

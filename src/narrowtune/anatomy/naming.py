@@ -1,107 +1,168 @@
-"""From a tensor's name to its tower, part and layer, by tables: a family is data, not an `if`.
-
-`general.toml` names most families; `families/<model_type>.toml` states what differs, and its
-rows are tried first. Its key `like` borrows another family's rows.
-"""
+"""From a tensor's name to its tower, part, layer and slices, by the rows of the tables."""
 
 from __future__ import annotations
 
-import re
-import tomllib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
+from itertools import pairwise
 from typing import Any
 
+from narrowtune.anatomy.configs import Configs
+from narrowtune.anatomy.tables import Fused, Row, Table, family_tables, general_table
 from narrowtune.anatomy.tensors import Slice
 
-_END = r"(?:\.|$)"
-Rows = tuple[tuple[re.Pattern[str], str], ...]
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Fused:
-    """A tensor that stacks equal shares of several parts along `dim`, in this order."""
+class Place:
+    """Where a tensor belongs; see `TensorInfo`."""
 
-    pattern: re.Pattern[str]
-    dim: int
-    parts: tuple[str, ...]
-
-    def slices(self, shape: tuple[int, ...]) -> tuple[Slice, ...]:
-        """Which rows of a tensor of this shape belong to which part."""
-        size, left = divmod(shape[self.dim], len(self.parts))
-        # An invariant of the table, not the user's doing: a wrong row must not pass silently.
-        assert left == 0, f"{self.pattern.pattern}: {shape} has no {len(self.parts)} equal shares"
-        return tuple(
-            Slice(part, self.dim, ((i * size, (i + 1) * size),))
-            for i, part in enumerate(self.parts)
-        )
+    tower: str
+    part: str
+    layer: int | None
+    slices: tuple[Slice, ...] | None
 
 
-@dataclass(frozen=True)
 class Naming:
-    """The ordered rows that name one family's tensors; the first hit wins."""
+    """Names one model's tensors.
 
-    towers: Rows
-    parts: Rows
-    layers: tuple[re.Pattern[str], ...]
-    fused: tuple[Fused, ...]
+    Args:
+        family: Whose rows come first: a `model_type`.
+        names: Names of the model's parameters, in its order. What lies beside a tensor can decide
+            its part, and how deep one stack of layers is, where the next one begins.
+        config: The model's transformers config, for the sizes of fused parts; None for none.
+    """
+
+    def __init__(self, family: str, names: Sequence[str], config: Any = None) -> None:
+        self._configs = Configs(config)
+        self._own = family_tables(family)
+        self._children = _by_parent(names)
+        self._tables: dict[str, tuple[Table, ...]] = {}
+        self._starts = self._stack_starts(names)
+
+    def place(self, name: str, shape: Shape) -> Place:
+        """Where a tensor of this name and shape belongs; `other` where no row knows it."""
+        tower = self.tower(name)
+        row = self._first("parts", tower, name)
+        fused = row.fused if row else None
+        return Place(
+            tower=tower,
+            part=row.label if row else "other",
+            layer=self._layer(tower, name),
+            slices=self._slices(tower, fused, shape) if fused else None,
+        )
 
     def tower(self, name: str) -> str:
         """The tower a tensor belongs to, `other` if no row knows it."""
-        return _first(self.towers, name)
+        tables = (*self._own, general_table())
+        rows = (row for table in tables for row in table.towers)
+        return next((r.label for r in rows if self._applies(r, "language", name)), "other")
 
-    def part(self, name: str) -> str:
-        """The role a tensor plays, `other` if no row knows it."""
-        return _first(self.parts, name)
+    def _layer(self, tower: str, name: str) -> int | None:
+        stack, index = self._stack(tower, name)
+        return None if index is None else self._starts.get((tower, stack), 0) + index
 
-    def layer(self, name: str) -> int | None:
-        """The index of the layer a tensor belongs to, None outside the stack."""
-        hits = (pattern.search(name) for pattern in self.layers)
-        return next((int(hit[1]) for hit in hits if hit), None)
+    def _stack(self, tower: str, name: str) -> tuple[str, int | None]:
+        """The stack of layers a tensor is in and its index there, from 0."""
+        row = self._first("layers", tower, name)
+        found = row.pattern.search(name) if row else None
+        if row is None or found is None:
+            return "", None
+        return row.label or name[: found.start(1)], int(found[1])
 
-    def slices(self, name: str, shape: tuple[int, ...]) -> tuple[Slice, ...] | None:
-        """The parts fused into a tensor, None for a tensor with one role."""
-        row = next((row for row in self.fused if row.pattern.search(name)), None)
-        return None if row is None else row.slices(shape)
+    def _stack_starts(self, names: Iterable[str]) -> dict[tuple[str, str], int]:
+        """How many layers of its tower come before each stack: stacks follow one another."""
+        depths: dict[str, dict[str, int]] = defaultdict(dict)
+        for name in names:
+            tower = self.tower(name)
+            stack, index = self._stack(tower, name)
+            if index is not None:
+                depths[tower][stack] = max(depths[tower].get(stack, 0), index + 1)
+        starts = {}
+        for tower, stacks in depths.items():
+            before = 0
+            for stack, depth in stacks.items():
+                starts[tower, stack] = before
+                before += depth
+        return starts
+
+    def _slices(self, tower: str, fused: Fused, shape: Shape) -> tuple[Slice, ...] | None:
+        """Which entries belong to which part; None where the config does not say."""
+        numbers = [self._configs.number(tower, share) for share in (fused.groups, *fused.shares)]
+        sizes = tuple(number for number in numbers if number is not None)
+        if len(sizes) < len(numbers):
+            return None
+        return _cut(fused, shape, sizes[0], sizes[1:])
+
+    def _first(self, kind: str, tower: str, name: str) -> Row | None:
+        rows = (row for table in self._tables_for(tower) for row in getattr(table, kind))
+        return next((row for row in rows if self._applies(row, tower, name)), None)
+
+    def _tables_for(self, tower: str) -> tuple[Table, ...]:
+        if tower not in self._tables:
+            inner = [t for f in self._configs.families(tower) for t in family_tables(f)]
+            self._tables[tower] = (*self._own, *inner, general_table())
+        return self._tables[tower]
+
+    def _applies(self, row: Row, tower: str, name: str) -> bool:
+        if not row.pattern.search(name):
+            return False
+        if row.when and not self._configs.matches(tower, dict(row.when)):
+            return False
+        if row.beside is None and row.without is None:
+            return True
+        parent = _parent(name)
+        beside = [child.removeprefix(parent + ".") for child in self._children[parent]]
+        return (row.beside is None or any(map(row.beside.search, beside))) and not (
+            row.without is not None and any(map(row.without.search, beside))
+        )
+
+
+def _parent(name: str) -> str:
+    """The path of the module that holds a tensor's module, or holds the tensor itself."""
+    path, _, leaf = name.rpartition(".")
+    return path.rpartition(".")[0] if leaf in ("weight", "bias") else path
+
+
+def _by_parent(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names by every module path above them."""
+    children: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        path = name
+        while path:
+            path = path.rpartition(".")[0]
+            children[path].append(name)
+    return children
 
 
 @lru_cache
-def naming_of(family: str) -> Naming:
-    """The rows for one `model_type`: its own, then those it is like, then the general ones."""
-    folder = files("narrowtune.anatomy")
-    general = tomllib.loads(folder.joinpath("general.toml").read_text("utf-8"))
-    tables = [*_family_tables(family), general]
-
-    def rows(kind: str) -> list[dict[str, Any]]:
-        return [row for table in tables for row in table.get(kind, [])]
-
-    return Naming(
-        towers=tuple((_compile(row["match"]), row["tower"]) for row in rows("tower")),
-        parts=tuple((_compile(row["match"]), row["part"]) for row in rows("part")),
-        layers=tuple(_compile(row["match"]) for row in rows("layer")),
-        fused=tuple(
-            Fused(_compile(row["match"]), row["dim"], tuple(row["equal"])) for row in rows("fused")
-        ),
-    )
+def _cut(fused: Fused, shape: Shape, groups: int, shares: tuple[int, ...]) -> tuple[Slice, ...]:
+    dim = fused.dim % len(shape)
+    unit, left = divmod(shape[dim], groups * sum(shares))
+    # An invariant of the table, not the user's doing: a wrong row must not pass silently.
+    assert left == 0, f"{shape} can't be cut into {groups} times {shares} at {dim}: {fused.parts}"
+    ranges: dict[str, list[tuple[int, int]]] = {part: [] for part in fused.parts}
+    for part, lo, hi in _pieces(fused.parts, groups, [unit * share for share in shares]):
+        if lo < hi:
+            ranges[part].append((lo, hi))
+    return tuple(Slice(part, dim, _joined(cuts)) for part, cuts in ranges.items() if cuts)
 
 
-def _family_tables(family: str) -> list[dict[str, Any]]:
-    """The family's file and, after it, the files it is `like`; none for most families."""
-    tables: list[dict[str, Any]] = []
-    known = {
-        entry.name: entry for entry in files("narrowtune.anatomy").joinpath("families").iterdir()
-    }
-    wanted: str | None = family
-    while wanted is not None and (entry := known.get(f"{wanted}.toml")) is not None:
-        tables.append(tomllib.loads(entry.read_text("utf-8")))
-        wanted = tables[-1].get("like")
-    return tables
+def _pieces(
+    parts: Sequence[str], groups: int, sizes: Sequence[int]
+) -> Iterator[tuple[str, int, int]]:
+    edge = 0
+    for _ in range(groups):
+        for part, size in zip(parts, sizes, strict=True):
+            yield part, edge, edge + size
+            edge += size
 
 
-def _compile(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern.replace("<end>", _END))
-
-
-def _first(rows: Rows, name: str) -> str:
-    return next((label for pattern, label in rows if pattern.search(name)), "other")
+def _joined(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Ranges in order, those that touch made one."""
+    starts = [ranges[0][0], *(b[0] for a, b in pairwise(ranges) if a[1] != b[0])]
+    ends = [*(a[1] for a, b in pairwise(ranges) if a[1] != b[0]), ranges[-1][1]]
+    return tuple(zip(starts, ends, strict=True))

@@ -1,0 +1,86 @@
+"""What a model's config says about one of its towers: its family and its numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+from narrowtune.anatomy.tables import general_table
+
+_OPERATION = re.compile(r"\s*([*/+-])\s*")
+
+
+class Configs:
+    """The configs of a model's towers.
+
+    Args:
+        config: A transformers config, or None for a module without one.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    @property
+    def family(self) -> str | None:
+        """The `model_type` of the whole, None without a config."""
+        return None if self._config is None else self._config.model_type
+
+    @cached_property
+    def inner(self) -> tuple[tuple[str, Any], ...]:
+        """The configs within the config, each with the tower it is about."""
+        return tuple(self._inner(self._config))
+
+    def families(self, tower: str) -> tuple[str, ...]:
+        """The `model_type` of the configs within that are about a tower."""
+        return tuple(config.model_type for about, config in self.inner if about == tower)
+
+    def matches(self, tower: str, wanted: dict[str, Any]) -> bool:
+        """Whether a tower's config has all the wanted values."""
+        return all(self._value(tower, key) == value for key, value in wanted.items())
+
+    def number(self, tower: str, expression: int | str) -> int | None:
+        """A number as a table writes it: `12`, `num_heads`, `num_heads/num_kv_heads`.
+
+        Evaluated from left to right; None if the config lacks a word of it.
+        """
+        if isinstance(expression, int):
+            return expression
+        first, *rest = _OPERATION.split(expression)
+        total = self._atom(tower, first)
+        for operation, word in zip(rest[::2], rest[1::2], strict=True):
+            operand = self._atom(tower, word)
+            if total is None or operand is None:
+                return None
+            total = _apply(operation, total, operand)
+        return total
+
+    def _atom(self, tower: str, word: str) -> int | None:
+        return int(word) if word.isdigit() else self._value(tower, word)
+
+    def _value(self, tower: str, path: str) -> Any:
+        """A value by its dotted path, from the tower's config or the whole's; None for none."""
+        for config in (*(c for about, c in self.inner if about == tower), self._config):
+            value = config
+            for word in path.split("."):
+                value = getattr(value, word, None)
+            if value is not None:
+                return value
+        return None
+
+    def _inner(self, config: Any) -> Iterator[tuple[str, Any]]:
+        for key in getattr(config, "sub_configs", ()):
+            child = getattr(config, key, None)
+            rows = (row for row in general_table().configs if row.pattern.search(key))
+            row = next(rows, None)
+            if row is not None and hasattr(child, "model_type"):
+                yield row.label, child
+                yield from self._inner(child)
+
+
+def _apply(operation: str, left: int, right: int) -> int:
+    if operation == "/":
+        assert left % right == 0, f"{left} is no multiple of {right}"
+        return left // right
+    return {"*": left * right, "+": left + right, "-": left - right}[operation]
