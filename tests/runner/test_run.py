@@ -89,7 +89,7 @@ def comparable(record: Record) -> dict[str, Any]:
 
 def outputs(folder: Path) -> dict[str, bytes]:
     """Every prediction file and trained tensor a run left, by relative path."""
-    kept = [*folder.rglob("predictions/**/*.jsonl"), *folder.rglob("trained.safetensors")]
+    kept = [*folder.rglob("predictions/**/*.jsonl"), *folder.rglob("delta.safetensors")]
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 
 

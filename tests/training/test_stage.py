@@ -75,7 +75,7 @@ def weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def same_bits(one: nn.Module, other: nn.Module) -> bool:
-    return not changed(fingerprint(one, ()), fingerprint(other, ()))
+    return not changed(fingerprint(one), fingerprint(other))
 
 
 @pytest.mark.parametrize("recipe", ["gate-up", "attention", "language", "connector", "vision"])
@@ -83,7 +83,7 @@ def test_only_the_selected_tensors_move(stage: Stage, recipe: str) -> None:
     before = stage.make()
     after, result = stage.run(recipe)
     selected = set(Anatomy.of(after).select([recipe]).trained)
-    moved = set(changed(fingerprint(before, ()), fingerprint(after, ())))
+    moved = set(changed(fingerprint(before), fingerprint(after)))
     assert moved <= selected
     # Everything selected is reached by a gradient, but for rows that no token uses.
     assert len(moved) >= 0.9 * len(selected)

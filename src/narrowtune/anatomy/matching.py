@@ -56,21 +56,6 @@ class Matcher:
             return self._term(parse_term(text))
         return self._reach_all(recipe.terms) - self._reach_all(recipe.keep)
 
-    def partial_tensors(self, atoms: Atoms) -> list[str]:
-        """A problem for each kind of fused tensor of which only some slices are in `atoms`."""
-        partial: dict[tuple[str, tuple[str, ...]], list[TensorInfo]] = {}
-        for tensor in self.anatomy.parameters:
-            owned = self.atoms.get(tensor.name, frozenset())
-            wanted = tuple(sorted(part for _, part in owned & atoms))
-            if 0 < len(wanted) < len(owned):
-                partial.setdefault((tensor.term, wanted), []).append(tensor)
-        return [
-            f"{', '.join(f'{tensors[0].tower}.{part}' for part in wanted)}: slices of fused "
-            f"tensors are not trainable yet, and {tensors[0].name} ({len(tensors)} such) holds "
-            f"{_roles(tensors[0])} together; select or keep {term!r} as a whole"
-            for (term, wanted), tensors in partial.items()
-        ]
-
     def notes(self, terms: Sequence[str], keep: Sequence[str], trained: set[str]) -> Iterator[str]:
         """What the words do not say by themselves: ties, idle keeps, clamped layers, unknowns."""
         yield from self._tie_notes(terms, "trained for both and counted once")
@@ -177,10 +162,6 @@ class Matcher:
                 f"{len(left)} parameters, such as {left[0].name}, are of no known tower or part "
                 "and stay frozen; no term for a known part reaches them"
             )
-
-
-def _roles(tensor: TensorInfo) -> str:
-    return ", ".join(s.part for s in tensor.slices or ())
 
 
 def _expand(text: str) -> tuple[str, ...]:

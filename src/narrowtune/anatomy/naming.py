@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import Any
 
 from narrowtune.anatomy.configs import Configs
+from narrowtune.anatomy.region import joined
 from narrowtune.anatomy.tables import Fused, Row, Table, family_tables, general_table
 from narrowtune.anatomy.tensors import Slice
 
@@ -148,7 +148,7 @@ def _cut(fused: Fused, shape: Shape, groups: int, shares: tuple[int, ...]) -> tu
     for part, lo, hi in _pieces(fused.parts, groups, [unit * share for share in shares]):
         if lo < hi:
             ranges[part].append((lo, hi))
-    return tuple(Slice(part, dim, _joined(cuts)) for part, cuts in ranges.items() if cuts)
+    return tuple(Slice(part, dim, joined(cuts)) for part, cuts in ranges.items() if cuts)
 
 
 def _pieces(
@@ -159,10 +159,3 @@ def _pieces(
         for part, size in zip(parts, sizes, strict=True):
             yield part, edge, edge + size
             edge += size
-
-
-def _joined(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Ranges in order, those that touch made one."""
-    starts = [ranges[0][0], *(b[0] for a, b in pairwise(ranges) if a[1] != b[0])]
-    ends = [*(a[1] for a, b in pairwise(ranges) if a[1] != b[0]), ranges[-1][1]]
-    return tuple(zip(starts, ends, strict=True))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from narrowtune.anatomy.matching import Matcher
+from narrowtune.anatomy.matching import Atoms, Matcher
+from narrowtune.anatomy.region import Region
 from narrowtune.anatomy.tensors import Slice, TensorInfo
 from narrowtune.errors import InputError
 
@@ -19,13 +20,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SelectedTensor:
-    """One trained parameter; `slices` is None when all of it is trained."""
+    """One trained parameter; `slices` is None when all of it is trained.
+
+    `numel` counts the trained entries.
+    """
 
     name: str
     tower: str
     part: str
     numel: int
     slices: tuple[Slice, ...] | None = None
+
+    @property
+    def region(self) -> Region | None:
+        """The trained entries, None when all are."""
+        if self.slices is None:
+            return None
+        ranges = (cut for piece in self.slices for cut in piece.ranges)
+        return Region.of(self.slices[0].dim, ranges)
 
     def to_dict(self) -> dict[str, Any]:
         """The tensor as `select --json` prints it."""
@@ -62,6 +74,11 @@ class Selection:
         """Names of the trained parameters."""
         return tuple(tensor.name for tensor in self.tensors)
 
+    @cached_property
+    def regions(self) -> dict[str, Region | None]:
+        """Which entries of each trained parameter are trained, None for all of them."""
+        return {tensor.name: tensor.region for tensor in self.tensors}
+
     @property
     def trained_numel(self) -> int:
         """How many numbers are trained."""
@@ -90,24 +107,34 @@ class Selection:
         }
 
     def apply(self, model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
-        """The trained parameters of `model`, after setting `requires_grad` on every parameter.
+        """What an optimiser is to train, after setting `requires_grad` on every parameter.
 
         True on the selected ones, False on all others. It is set on parameters, never on
-        modules, where it would be an attribute without effect.
+        modules, where it would be an attribute without effect. Where only slices of a tensor are
+        trained, its module gets a parameter that holds these entries alone (see `windows`), so
+        that no optimiser, decay or clipping can touch the others. `state_dict` and
+        `load_state_dict` keep the plain names and shapes; `release` undoes it.
+
+        Returns:
+            Each trained parameter under its plain name, a sliced one in the shape of its slices.
 
         Raises:
             InputError: If the model is not the one the selection was made for.
         """
+        from narrowtune.anatomy.windows import open_window, release
+
+        release(model)
         parameters = dict(model.named_parameters(remove_duplicate=False))
         problems = _mismatches(self.anatomy.parameters, parameters)
         if problems:
             raise InputError(problems)
         for parameter in parameters.values():
             parameter.requires_grad = False
-        trained = [(name, parameters[name]) for name in self.trained]
-        for _, parameter in trained:
-            parameter.requires_grad = True
-        return trained
+        for name, region in self.regions.items():
+            parameters[name].requires_grad = True
+            if region is not None:
+                open_window(model, name, region)
+        return [(name, parameters[name]) for name in self.trained]
 
 
 def select(anatomy: Anatomy, terms: Sequence[str], keep: Sequence[str] = ()) -> Selection:
@@ -127,20 +154,23 @@ def select(anatomy: Anatomy, terms: Sequence[str], keep: Sequence[str] = ()) -> 
     atoms = trained - kept
     if not terms or not atoms:
         raise InputError(_nothing(matcher, terms, keep))
-    if problems := matcher.partial_tensors(atoms):
-        raise InputError(problems)
     names = {name for name, _ in atoms}
     return Selection(
         anatomy=anatomy,
         terms=tuple(terms),
         keep=tuple(keep),
-        tensors=tuple(_whole(t) for t in anatomy.parameters if t.name in names),
+        tensors=tuple(_selected(t, atoms) for t in anatomy.parameters if t.name in names),
         notes=tuple(matcher.notes(terms, keep, names)),
     )
 
 
-def _whole(tensor: TensorInfo) -> SelectedTensor:
-    return SelectedTensor(tensor.name, tensor.tower, tensor.part, tensor.numel)
+def _selected(tensor: TensorInfo, atoms: Atoms) -> SelectedTensor:
+    """A tensor of which at least one atom is selected; all of its slices are the whole."""
+    slices = tuple(s for s in tensor.slices or () if (tensor.name, s.part) in atoms)
+    if len(slices) == len(tensor.slices or ()):
+        return SelectedTensor(tensor.name, tensor.tower, tensor.part, tensor.numel)
+    numel = sum(piece.numel(tensor.shape) for piece in slices)
+    return SelectedTensor(tensor.name, tensor.tower, tensor.part, numel, slices)
 
 
 def _not_a_list(what: str, given: Sequence[str]) -> list[str]:

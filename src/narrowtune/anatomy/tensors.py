@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,11 @@ class Slice:
     part: str
     dim: int
     ranges: tuple[tuple[int, int], ...]
+
+    def numel(self, shape: tuple[int, ...]) -> int:
+        """How many entries of a tensor of this shape it holds."""
+        rows = sum(hi - lo for lo, hi in self.ranges)
+        return math.prod(shape) // shape[self.dim] * rows
 
     def to_dict(self) -> dict[str, Any]:
         """The slice as `inspect --json` prints it."""

@@ -13,12 +13,14 @@ from torch import Tensor
 from narrowtune.errors import InputError
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write the tensors to `path`; a crash half-way leaves the older file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".part")
     whole = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    save_file(whole, half)
+    save_file(whole, half, metadata)
     os.replace(half, path)
 
 

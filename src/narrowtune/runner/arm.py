@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from narrowtune.anatomy import release
 from narrowtune.data.batching import Batch, collate
 from narrowtune.data.encoding import Encoded
-from narrowtune.delta import changed, fingerprint, load_tensors, save_tensors
+from narrowtune.delta import Base, Delta, Ledger, dtype_of, model_digest, read_delta, read_header
 from narrowtune.engine import Engine, peak_bytes, reset_peak
 from narrowtune.evaluation import score
+from narrowtune.experiment import digest
 from narrowtune.models.loading import load_model, save_model, without_gradient
 from narrowtune.record import (
     Cost,
@@ -29,7 +31,7 @@ from narrowtune.record import (
     predictions_path,
     write_predictions,
 )
-from narrowtune.runner.folder import checkpoint_path, model_path, trained_path
+from narrowtune.runner.folder import checkpoint_path, delta_path, model_path
 from narrowtune.runner.journal import Journal
 from narrowtune.runner.observer import Observer
 from narrowtune.runner.plan import ArmPlan, Plan, StagePlan, TaskPlan
@@ -64,13 +66,20 @@ def teach_arm(session: Session, arm: ArmPlan) -> None:
     """Take the base through all stages of an arm, skipping what the record already holds."""
     todo = [stage for stage in session.plan.stages if not _finished(session, arm, stage)]
     saved = model_path(session.folder, arm.name)
-    if not todo and (saved.exists() or not session.options.save_models):
-        return
+    if todo or (session.options.save_models and not saved.exists()):
+        _walk_stages(session, arm, saved)
+    if session.engine.is_main:
+        _bind_scores(session, arm)
+
+
+def _walk_stages(session: Session, arm: ArmPlan, saved: Path) -> None:
     spec = session.plan.experiment.model
     model = load_model(session.plan.model, spec.revision, spec.dtype, str(session.engine.device))
+    base = _base(session, model)
     trained = arm.selection.apply(model)
     for stage in session.plan.stages:
-        _do_stage(session, model, trained, arm, stage)
+        _do_stage(session, model, trained, (arm, stage), base)
+    release(model)
     if session.options.save_models and session.engine.is_main:
         save_model(model, session.plan.model, saved, spec.revision)
 
@@ -95,45 +104,67 @@ def score_all(session: Session, model: nn.Module, arm: str, stage: str) -> None:
         session.observer.score(found)
 
 
+def _base(session: Session, model: nn.Module) -> Base:
+    spec = session.plan.experiment.model
+    return Base(
+        id=spec.id, revision=spec.revision, dtype=dtype_of(model), sha256=model_digest(model)
+    )
+
+
 def _do_stage(
-    session: Session, model: nn.Module, trained: Trained, arm: ArmPlan, stage: StagePlan
+    session: Session,
+    model: nn.Module,
+    trained: Trained,
+    unit: tuple[ArmPlan, StagePlan],
+    base: Base,
 ) -> None:
-    kept = trained_path(session.folder, arm.name, stage.name)
-    if session.journal.has("ledger", arm=arm.name, stage=stage.name):
-        _put_back(trained, load_tensors(kept))
+    arm, stage = unit[0].name, unit[1].name
+    if session.journal.has("ledger", arm=arm, stage=stage):
+        _put_back(trained, read_delta(delta_path(session.folder, arm, stage)))
     else:
-        _teach_stage(session, model, trained, arm, stage)
+        _teach_stage(session, model, trained, unit, base)
     if "after_stage" in session.plan.experiment.evaluate:
-        score_all(session, model, arm.name, stage.name)
+        score_all(session, model, arm, stage)
 
 
 def _teach_stage(
-    session: Session, model: nn.Module, trained: Trained, arm: ArmPlan, stage: StagePlan
+    session: Session,
+    model: nn.Module,
+    trained: Trained,
+    unit: tuple[ArmPlan, StagePlan],
+    base: Base,
 ) -> None:
-    names = [name for name, _ in trained]
-    checkpoint = checkpoint_path(session.folder, arm.name, stage.name)
-    session.journal.forget_losses(arm.name, stage.name)  # of an attempt that failed
-    before = fingerprint(model, names)
+    arm, stage = unit[0].name, unit[1].name
+    checkpoint = checkpoint_path(session.folder, arm, stage)
+    session.journal.forget_losses(arm, stage)  # of an attempt that failed
+    ledger = Ledger(model, unit[0].selection)
     reset_peak(session.engine.device)
     model.train()
-    with _frozen_towers_without_gradient(session, model, arm):
-        result = _run(session, model, trained, (arm, stage), checkpoint)
+    with _frozen_towers_without_gradient(session, model, unit[0]):
+        result = _run(session, model, trained, unit, checkpoint)
     model.eval()
     peak = peak_bytes(session.engine.device)
-    difference = changed(before, fingerprint(model, names))
-    ledger = LedgerRow(
-        arm=arm.name,
-        stage=stage.name,
-        held=not difference,
-        frozen=len(before),
-        changed=difference,
+    after = ledger.look()
+    difference = ledger.changed(after)
+    row = LedgerRow(
+        arm=arm, stage=stage, held=not difference, frozen=ledger.frozen, changed=difference
     )
     if session.engine.is_main:
-        tensors = {name: parameter for name, parameter in trained}
-        save_tensors(trained_path(session.folder, arm.name, stage.name), tensors)
-    _record_stage(session, (arm, stage), result, ledger, peak)
+        delta = Delta.of(ledger, base, after, arm=arm, stage=stage)
+        delta.save(delta_path(session.folder, arm, stage))
+    _record_stage(session, unit, result, row, peak)
     if session.engine.is_main:
         checkpoint.unlink(missing_ok=True)
+
+
+def _bind_scores(session: Session, arm: ArmPlan) -> None:
+    """Write into each stage's delta which scores its weights reached."""
+    for stage in session.plan.stages:
+        path, unit = delta_path(session.folder, arm.name, stage.name), (arm.name, stage.name)
+        rows = [row for row in session.journal.record.scores if (row.arm, row.stage) == unit]
+        sha256 = digest([row.model_dump(mode="json") for row in rows])
+        if rows and read_header(path).scores_sha256 != sha256:
+            read_delta(path).with_scores(sha256).save(path)
 
 
 def _run(
@@ -238,6 +269,6 @@ def _finished(session: Session, arm: ArmPlan, stage: StagePlan) -> bool:
 
 
 @torch.no_grad()
-def _put_back(trained: Trained, tensors: dict[str, torch.Tensor]) -> None:
+def _put_back(trained: Trained, delta: Delta) -> None:
     for name, parameter in trained:
-        parameter.copy_(tensors[name])
+        parameter.copy_(delta.tensors[name])

@@ -130,7 +130,7 @@ def _everything(session: Session) -> None:
     model = load_model(plan.model, spec.revision, spec.dtype, str(session.engine.device))
     facts = environment(session.engine.device, session.engine.processes)
     facts["dtype"] = str(choose_dtype(spec.dtype, str(session.engine.device)))
-    facts["model_sha256"] = digest(fingerprint(model, ()))
+    facts["model_sha256"] = digest(fingerprint(model))
     _compare(journal.record.environment, facts, session.observer)
     journal.environment(facts | {"sessions": journal.record.environment.get("sessions", 0) + 1})
     if "base" in plan.experiment.evaluate:

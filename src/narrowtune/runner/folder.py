@@ -42,9 +42,9 @@ def claim(out: Path, digest: str, resume: bool) -> Record | None:
     return record
 
 
-def trained_path(out: Path, arm: str, stage: str) -> Path:
-    """Where the trained tensors of an arm after a stage lie."""
-    return out / "arms" / arm / stage / "trained.safetensors"
+def delta_path(out: Path, arm: str, stage: str) -> Path:
+    """Where the delta of an arm after a stage lies."""
+    return out / "arms" / arm / stage / "delta.safetensors"
 
 
 def checkpoint_path(out: Path, arm: str, stage: str) -> Path:

@@ -73,15 +73,22 @@ def _master(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def adamw(weights: TrainedWeights, learning_rate: float, decay: float) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101) over the masters alone; decay on matrices, not on vectors.
+    """AdamW (arXiv 1711.05101) over the masters alone; decay on weights, not on vectors or biases.
+
+    A bias of experts is a matrix, one row an expert: by its name it is none.
 
     Fused: one pass over memory instead of one per operation.
     """
-    matrices = [master for master in weights.masters if master.ndim > 1]
-    vectors = [master for master in weights.masters if master.ndim <= 1]
+    named = list(zip(weights.names, weights.masters, strict=True))
+    matrices = [master for name, master in named if _decays(name, master)]
+    vectors = [master for name, master in named if not _decays(name, master)]
     groups = [
         {"params": matrices, "weight_decay": decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
     filled = [group for group in groups if group["params"]]
     return torch.optim.AdamW(filled, lr=learning_rate, fused=True)
+
+
+def _decays(name: str, master: nn.Parameter) -> bool:
+    return master.ndim > 1 and not name.endswith("bias")

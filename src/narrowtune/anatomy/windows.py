@@ -1,0 +1,171 @@
+"""Training some entries of a parameter and no others, under anyone's loop.
+
+A window is a parametrization (`torch.nn.utils.parametrize`): the module's parameter becomes one
+that holds the trained entries alone, and what the forward reads is the whole tensor with these
+entries written into it. The gradient of the whole is cut to the entries. So an optimiser, weight
+decay, momentum, clipping and their state meet the entries only, and the others stay bit-equal
+because nothing ever writes to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
+
+from narrowtune.anatomy.region import Region
+from narrowtune.errors import InputError
+
+
+class Window(nn.Module):
+    """The whole tensor behind a parameter of trained entries.
+
+    Args:
+        whole: The tensor; its memory is used, not copied.
+        region: Which of its entries are trained.
+    """
+
+    whole: Tensor
+
+    def __init__(self, whole: Tensor, region: Region) -> None:
+        super().__init__()
+        self.region = region
+        # Not persistent: a state_dict holds the whole under its plain name instead.
+        self.register_buffer("whole", whole.detach(), persistent=False)
+        self.hooks: tuple[RemovableHandle, ...] = ()
+        self._seen: tuple[int, int, int] | None = None
+        self._stepped = True
+
+    def right_inverse(self, whole: Tensor) -> Tensor:
+        """The trained entries of the whole, in memory of their own."""
+        return self.region.take(whole).clone(memory_format=torch.contiguous_format)
+
+    def forward(self, entries: Tensor) -> Tensor:
+        """The whole tensor, the current entries in it."""
+        self.write(entries)
+        whole: Tensor = _Whole.apply(entries, self.whole, self.region)  # type: ignore[no-untyped-call]
+        return whole
+
+    @torch.no_grad()
+    def write(self, entries: Tensor) -> None:
+        """Put the entries into the whole, if they may have changed since the last time."""
+        now = (entries._version, entries.data_ptr(), self.whole.data_ptr())
+        if now != self._seen:
+            self.region.put(self.whole, entries)
+        elif self._stepped:
+            # An optimiser that writes past autograd (its own kernels, `.data`) leaves no version.
+            # The write leaves none either: the values differ only if there was such a step.
+            self.region.put(self.whole.data, entries.data)
+        self._seen, self._stepped = now, False
+
+    def gradient_came(self, entries: Tensor) -> None:
+        """A backward pass reached the entries, so an optimiser may move them soon."""
+        self._stepped = True
+
+
+class _Whole(torch.autograd.Function):
+    """The whole as it lies in memory, with the gradient going to the trained entries."""
+
+    @staticmethod
+    def forward(ctx: Any, entries: Tensor, whole: Tensor, region: Region) -> Tensor:
+        ctx.region = region
+        return whole.view_as(whole)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.region.take(gradients[0]).contiguous(), None, None
+
+
+def open_window(model: nn.Module, name: str, region: Region) -> None:
+    """Leave the entries in `region` as the only ones of a parameter that can be trained.
+
+    Raises:
+        InputError: If the parameter is tied to another one, which would come apart.
+    """
+    module, leaf = _owner(model, name)
+    parameter = getattr(module, leaf)
+    names = [n for n, p in model.named_parameters(remove_duplicate=False) if p is parameter]
+    if len(names) > 1:
+        raise InputError(
+            f"slices of {name} can't be trained: it is tied to {names[1]}; select all of it"
+        )
+    window = Window(parameter, region)
+    parametrize.register_parametrization(module, leaf, window, unsafe=True)
+    owner: Any = module  # torch leaves its hooks untyped
+    owner.parametrizations[leaf].original.register_post_accumulate_grad_hook(window.gradient_came)
+    window.hooks = (
+        owner.register_state_dict_post_hook(partial(_save_whole, leaf)),
+        owner.register_load_state_dict_pre_hook(partial(_load_whole, leaf)),
+    )
+
+
+def release(model: nn.Module) -> None:
+    """Make every parameter whole again, with what was trained in it; windows are gone."""
+    for _, module, leaf, window in list(_windows(model)):
+        window.write(_entries(module, leaf))
+        for handle in window.hooks:
+            handle.remove()
+        parametrize.remove_parametrizations(module, leaf)
+
+
+def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer under its plain name and whole, windows looked through.
+
+    A tied tensor appears once, under the name its module reports first.
+    """
+    windowed = set()
+    for path, module, leaf, window in _windows(model):
+        window.write(_entries(module, leaf))
+        windowed.add(path + leaf)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        path, _, rest = name.partition("parametrizations.")
+        leaf, _, kind = rest.partition(".")
+        if path + leaf not in windowed:
+            yield name, tensor
+        elif kind == "0.whole":
+            yield path + leaf, tensor
+
+
+def _windows(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Window]]:
+    """Each window with its module's path (dot included), its module and its parameter's name."""
+    module: Any
+    for path, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            for leaf, found in module.parametrizations.items():
+                if isinstance(found[0], Window):
+                    yield f"{path}." if path else "", module, leaf, found[0]
+
+
+def _entries(module: Any, leaf: str) -> Tensor:
+    entries: Tensor = module.parametrizations[leaf].original
+    return entries
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return model.get_submodule(path), leaf
+
+
+def _save_whole(
+    leaf: str, module: Any, state: dict[str, Any], prefix: str, metadata: dict[str, Any]
+) -> None:
+    """State-dict hook: the whole under its plain name instead of the entries."""
+    window = module.parametrizations[leaf][0]
+    window.write(state.pop(f"{prefix}parametrizations.{leaf}.original"))
+    state[prefix + leaf] = window.whole
+
+
+def _load_whole(leaf: str, module: Any, state: dict[str, Any], prefix: str, *facts: Any) -> None:
+    """State-dict hook: takes a whole into the window, and hands its entries on."""
+    whole = state.pop(prefix + leaf, None)
+    if whole is None:
+        return
+    window = module.parametrizations[leaf][0]
+    with torch.no_grad():
+        window.whole.copy_(whole)
+    state[f"{prefix}parametrizations.{leaf}.original"] = window.region.take(whole)
