@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 PAGE = Path(__file__).parent / "cli.md"
 COMMANDS = (
-    "demo", "inspect", "select", "plan", "train", "run", "eval", "report", "data check", "doctor",
+    "demo", "inspect", "select", "plan", "train", "run", "eval", "report",
+    "delta show", "delta apply", "delta scale", "delta verify", "data check", "doctor",
 )  # fmt: skip
 INTRODUCTION = """# Command line
 

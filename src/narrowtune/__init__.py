@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from narrowtune.errors import InputError, NarrowTuneError, RunFailed
 
 if TYPE_CHECKING:
-    from narrowtune.anatomy import Anatomy, Selection
+    from narrowtune.anatomy import Anatomy, Selection, release
+    from narrowtune.delta import Delta, Ledger, apply_delta, load, read_delta
     from narrowtune.experiment import Experiment, load_experiment, parse_experiment
     from narrowtune.models.skeleton import load_config
     from narrowtune.record import Record, read_record
@@ -31,6 +32,12 @@ __version__ = version("narrowtune")
 _HOMES = {
     "Anatomy": "anatomy",
     "Selection": "anatomy",
+    "release": "anatomy",
+    "Delta": "delta",
+    "Ledger": "delta",
+    "apply_delta": "delta",
+    "load": "delta",
+    "read_delta": "delta",
     "Experiment": "experiment",
     "load_config": "models.skeleton",
     "load_experiment": "experiment",
@@ -48,8 +55,10 @@ _HOMES = {
 
 __all__ = [
     "Anatomy",
+    "Delta",
     "Experiment",
     "InputError",
+    "Ledger",
     "NarrowTuneError",
     "Observer",
     "Options",
@@ -58,12 +67,16 @@ __all__ = [
     "RunFailed",
     "Selection",
     "__version__",
+    "apply_delta",
     "headline",
+    "load",
     "load_config",
     "load_experiment",
     "parse_experiment",
     "plan",
+    "read_delta",
     "read_record",
+    "release",
     "run",
     "write_html",
 ]

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from narrowtune.anatomy.naming import Naming
 from narrowtune.anatomy.recipes import RECIPES
 from narrowtune.anatomy.selection import Selection, select
 from narrowtune.anatomy.tensors import TOWERS, TensorInfo
 from narrowtune.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -40,17 +36,19 @@ class Anatomy:
         Raises:
             InputError: If it is neither, or a config no supported class can be built from.
         """
+        # Only here are torch and, for a config, transformers imported.
         if hasattr(model_or_config, "named_parameters"):
-            return _of_module(model_or_config)
+            from narrowtune.anatomy.reading import read_module
+
+            return read_module(model_or_config)
         if not hasattr(model_or_config, "model_type"):
             raise InputError(
                 "Anatomy.of takes a module or a transformers config, not "
                 f"{type(model_or_config).__name__}"
             )
-        # Only a config needs torch and transformers, so only here are they imported.
         from narrowtune.models.skeleton import build_skeleton
 
-        return _of_module(build_skeleton(model_or_config))
+        return cls.of(build_skeleton(model_or_config))
 
     @cached_property
     def total_numel(self) -> int:
@@ -80,7 +78,7 @@ class Anatomy:
 
         Raises:
             InputError: With all terms that are wrong or select nothing, each with the nearest
-                that exist; or if nothing is left; or if only a part of a fused tensor is.
+                that exist; or if nothing is left.
         """
         return select(self, terms, keep)
 
@@ -114,7 +112,7 @@ class Anatomy:
         """The anatomy as `inspect --json` prints it.
 
         In `towers`, a tied tensor is counted where its owner is, so the sums add up to
-        `total_numel`.
+        `total_numel`. A part of fused tensors tells the numbers of its slices.
         """
         return {
             "family": self.family,
@@ -127,66 +125,21 @@ class Anatomy:
         }
 
     def _tower_dict(self, tower: str) -> dict[str, Any]:
-        parts: dict[str, dict[str, int]] = {}
+        parts: dict[str, dict[str, Any]] = {}
         for tensor in self.parameters:
             if tensor.tower == tower:
                 row = parts.setdefault(tensor.part, {"tensors": 0, "numel": 0})
                 row["tensors"] += 1
                 row["numel"] += tensor.numel if tensor.tied_to is None else 0
+                for piece in tensor.slices or ():
+                    slices = row.setdefault("slices", {})
+                    slices[piece.part] = slices.get(piece.part, 0) + piece.numel(tensor.shape)
         return {
             "layers": self.depth(tower),
             "tensors": sum(row["tensors"] for row in parts.values()),
             "numel": sum(row["numel"] for row in parts.values()),
             "parts": dict(sorted(parts.items())),
         }
-
-
-def _of_module(model: torch.nn.Module) -> Anatomy:
-    class_name = type(model).__name__
-    config = getattr(model, "config", None)
-    family = str(getattr(config, "model_type", class_name))
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    naming = Naming(family, names, config if hasattr(config, "model_type") else None)
-    return Anatomy(
-        family=family,
-        class_name=class_name,
-        parameters=tuple(_parameters(model, naming)),
-        buffers=tuple(_buffers(model, naming)),
-    )
-
-
-def _parameters(model: torch.nn.Module, naming: Naming) -> Iterator[TensorInfo]:
-    """Each parameter under each of its names; the first name owns it, as in PyTorch."""
-    owners: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owner = owners.setdefault(id(parameter), name)
-        tied_to = None if owner == name else owner
-        yield _tensor(naming, name, parameter, tied_to=tied_to)
-
-
-def _buffers(model: torch.nn.Module, naming: Naming) -> Iterator[TensorInfo]:
-    for path, module in model.named_modules():
-        for leaf, buffer in module.named_buffers(recurse=False):
-            name = f"{path}.{leaf}" if path else leaf
-            # No public way to ask; torch's own state_dict reads the same attribute.
-            persistent = leaf not in module._non_persistent_buffers_set
-            yield _tensor(naming, name, buffer, buffer=True, persistent=persistent)
-
-
-def _tensor(naming: Naming, name: str, tensor: torch.Tensor, **facts: Any) -> TensorInfo:
-    shape = tuple(tensor.shape)
-    place = naming.place(name, shape)
-    return TensorInfo(
-        name=name,
-        shape=shape,
-        numel=tensor.numel(),
-        dtype=str(tensor.dtype).removeprefix("torch."),
-        tower=place.tower,
-        part=place.part,
-        layer=place.layer,
-        slices=place.slices,
-        **facts,
-    )
 
 
 def _ancestors(path: str) -> Iterable[str]:

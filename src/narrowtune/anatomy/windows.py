@@ -113,22 +113,37 @@ def release(model: nn.Module) -> None:
         parametrize.remove_parametrizations(module, leaf)
 
 
+def plain_parameters(
+    model: nn.Module, remove_duplicate: bool = True
+) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter under its plain name and whole, windows looked through."""
+    windows = {}
+    for path, module, leaf, window in _windows(model):
+        window.write(_entries(module, leaf))
+        windows[f"{path}parametrizations.{leaf}.original"] = path + leaf, window.whole
+    for name, parameter in model.named_parameters(remove_duplicate=remove_duplicate):
+        yield windows.get(name, (name, parameter))
+
+
 def plain_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and buffer under its plain name and whole, windows looked through.
 
     A tied tensor appears once, under the name its module reports first.
     """
-    windowed = set()
-    for path, module, leaf, window in _windows(model):
-        window.write(_entries(module, leaf))
-        windowed.add(path + leaf)
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        path, _, rest = name.partition("parametrizations.")
-        leaf, _, kind = rest.partition(".")
-        if path + leaf not in windowed:
-            yield name, tensor
-        elif kind == "0.whole":
-            yield path + leaf, tensor
+    yield from plain_parameters(model)
+    for name, buffer, _ in plain_buffers(model):
+        yield name, buffer
+
+
+def plain_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
+    """Every buffer with its name and whether a checkpoint holds it; none of the windows' own."""
+    for path, module in model.named_modules():
+        if isinstance(module, Window):
+            continue
+        for leaf, buffer in module.named_buffers(recurse=False):
+            # No public way to ask; torch's own state_dict reads the same attribute.
+            persistent = leaf not in module._non_persistent_buffers_set
+            yield f"{path}.{leaf}" if path else leaf, buffer, persistent
 
 
 def _windows(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Window]]:

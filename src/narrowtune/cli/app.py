@@ -14,6 +14,12 @@ from typing import Annotated
 import typer
 
 from narrowtune.cli.data import data_check_command
+from narrowtune.cli.delta import (
+    delta_apply_command,
+    delta_scale_command,
+    delta_show_command,
+    delta_verify_command,
+)
 from narrowtune.cli.demo import demo_command
 from narrowtune.cli.doctor import doctor_command
 from narrowtune.cli.evaluate import eval_command
@@ -33,6 +39,11 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 data = typer.Typer(help="Look at data files.", no_args_is_help=True, rich_markup_mode=None)
+delta = typer.Typer(
+    help="What a stage changed: look at it, put it on its base, scale it, prove it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 app.command("demo")(demo_command)
 app.command("inspect")(inspect_command)
@@ -45,6 +56,11 @@ app.command("report")(report_command)
 app.command("doctor")(doctor_command)
 data.command("check")(data_check_command)
 app.add_typer(data, name="data")
+delta.command("show")(delta_show_command)
+delta.command("apply")(delta_apply_command)
+delta.command("scale")(delta_scale_command)
+delta.command("verify")(delta_verify_command)
+app.add_typer(delta, name="delta")
 
 _TRACEBACK = "NARROWTUNE_TRACEBACK"
 

@@ -62,6 +62,11 @@ def eval_command(
         Dtype, typer.Option(help="auto: float32 on the CPU, bfloat16 elsewhere.")
     ] = Dtype.AUTO,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default chosen.")] = None,
+    delta: Annotated[
+        list[Path] | None,
+        typer.Option(help="A delta to put on the model; repeatable, stages in their order."),
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Share of the (last) delta.")] = 1.0,
     out: Annotated[
         Path | None, typer.Option(help="New folder for scores.json and per-sample predictions.")
     ] = None,
@@ -73,7 +78,8 @@ def eval_command(
     """
     _refuse_occupied(out)
     asked = given_tasks(task, metric)
-    from narrowtune.models.loading import check_device, load_model
+    from narrowtune.delta import load
+    from narrowtune.models.loading import check_device
     from narrowtune.models.processing import load_processing
 
     where = check_device(device)
@@ -85,7 +91,9 @@ def eval_command(
         {"limit": limit, "image_root": images},
     )
     rows = []
-    weights = load_model(model, revision, dtype.value, where)
+    weights = load(
+        model, delta=delta or None, alpha=alpha, revision=revision, dtype=dtype.value, device=where
+    )
     for given, result in _score(weights, asked, prepared):
         rows.append(_row(given, result))
         if out is not None:

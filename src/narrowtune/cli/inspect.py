@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json as json_module
-import re
-from collections import Counter
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from narrowtune.anatomy import Anatomy, Selection, TensorInfo
+    from narrowtune.anatomy import Anatomy, SelectedTensor, Selection
 
 Model = Annotated[
     str,
@@ -117,13 +114,18 @@ def _parts_table(anatomy: Anatomy) -> Table:
         table.add_row(tower, "", layers, *_counts(facts, anatomy), style="bold")
         for part, row in facts["parts"].items():
             table.add_row("", part, "", *_counts(row, anatomy))
+            for piece, numel in row.get("slices", {}).items():
+                table.add_row("", f"  {piece}", "", "", *_size(numel, anatomy), style="dim")
         table.add_section()
     return table
 
 
 def _counts(row: dict[str, int], anatomy: Anatomy) -> tuple[str, str, str]:
-    share = row["numel"] / anatomy.total_numel
-    return str(row["tensors"]), f"{row['numel']:,}", f"{share:.2%}"
+    return str(row["tensors"]), *_size(row["numel"], anatomy)
+
+
+def _size(numel: int, anatomy: Anatomy) -> tuple[str, str]:
+    return f"{numel:,}", f"{numel / anatomy.total_numel:.2%}"
 
 
 def _print_ties(console: Console, anatomy: Anatomy) -> None:
@@ -143,55 +145,43 @@ def _recipes_table(anatomy: Anatomy) -> Table:
         if numel is None:
             table.add_row(name, "-", "-", "not available: this model has none of it", style="dim")
         else:
-            share = f"{numel / anatomy.total_numel:.2%}"
-            table.add_row(name, f"{numel:,}", share, RECIPES[name].summary)
+            table.add_row(name, *_size(numel, anatomy), RECIPES[name].summary)
     return table
 
 
 def _print_unknown(console: Console, anatomy: Anatomy) -> None:
-    """The tensors no table knows, their numbers starred: `h.*.c_attn.weight`."""
-    unknown = [t.name for t in anatomy.parameters if "other" in (t.tower, t.part)]
-    counts = Counter(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in unknown)
-    if counts:
+    """The tensors no table knows, their numbers shortened."""
+    from narrowtune.anatomy.wording import shortened
+
+    unknown = {t.name: t.term for t in anatomy.parameters if "other" in (t.tower, t.part)}
+    if unknown:
         console.print("no known tower or part:", style="bold")
-    for pattern, count in counts.items():
-        _line(console, f"  {pattern} ({count})")
+    for pattern, names in shortened(unknown):
+        _line(console, f"  {pattern}: {unknown[names[0]]} ({len(names)})")
 
 
 def _print_selection(console: Console, selection: Selection) -> None:
     """Each part's size, and under it its tensors, layers shortened: `layers.{0-3,7}.mlp...`."""
-    by_name = {tensor.name: tensor for tensor in selection.anatomy.parameters}
-    parts: dict[str, list[TensorInfo]] = {}
-    for name in selection.trained:
-        parts.setdefault(by_name[name].term, []).append(by_name[name])
-    for term, tensors in parts.items():
+    from narrowtune.anatomy.wording import shortened
+
+    parts: dict[str, list[SelectedTensor]] = {}
+    for tensor in selection.tensors:
+        parts.setdefault(_words(tensor), []).append(tensor)
+    for words, tensors in parts.items():
         numel = sum(tensor.numel for tensor in tensors)
-        console.print(f"{term}: {numel:,} parameters, tensors: {len(tensors)}", style="bold")
-        for pattern, members in _by_pattern(tensors).items():
-            _line(console, f"  {pattern.replace('{}', _ranges(members))}")
+        console.print(f"{words}: {numel:,} parameters, tensors: {len(tensors)}", style="bold")
+        for pattern, _ in shortened({t.name: t.region for t in tensors}):
+            _line(console, f"  {pattern}")
 
 
-def _by_pattern(tensors: Iterable[TensorInfo]) -> dict[str, list[TensorInfo]]:
-    """Tensors by their name with the layer taken out, `{}` in its place."""
-    groups: dict[str, list[TensorInfo]] = {}
-    for tensor in tensors:
-        layer = rf"\.{tensor.layer}\."
-        pattern = tensor.name if tensor.layer is None else re.sub(layer, ".{}.", tensor.name)
-        groups.setdefault(pattern, []).append(tensor)
-    return groups
+def _words(tensor: SelectedTensor) -> str:
+    """The term of a tensor; of a sliced one, those of its trained slices and where they lie."""
+    if tensor.slices is None:
+        return f"{tensor.tower}.{tensor.part}"
+    slices = " + ".join(f"{tensor.tower}.{piece.part}" for piece in tensor.slices)
+    return f"{slices} (slices of {tensor.part})"
 
 
 def _line(console: Console, text: str) -> None:
     """One line as it is: names are not markup, and a name cut in two is no name."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _ranges(tensors: Iterable[TensorInfo]) -> str:
-    """The tensors' layers, runs shortened: `{0-3,7}`."""
-    runs: list[list[int]] = []
-    for layer in sorted(tensor.layer for tensor in tensors if tensor.layer is not None):
-        if runs and layer == runs[-1][1] + 1:
-            runs[-1][1] = layer
-        else:
-            runs.append([layer, layer])
-    return "{" + ",".join(str(lo) if lo == hi else f"{lo}-{hi}" for lo, hi in runs) + "}"

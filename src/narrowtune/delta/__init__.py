@@ -1,17 +1,14 @@
 """What changed, small enough to keep, and the proof of what did not."""
 
 from narrowtune.delta.delta import Delta, apply_delta, apply_deltas, dtype_of, read_delta
-from narrowtune.delta.header import Base, Header, read_header
 from narrowtune.delta.ledger import Ledger, Snapshot, changed, fingerprint, model_digest
 from narrowtune.delta.load import load
 from narrowtune.delta.tensors import load_tensors, save_tensors
 from narrowtune.delta.verify import Check, verify
 
 __all__ = [
-    "Base",
     "Check",
     "Delta",
-    "Header",
     "Ledger",
     "Snapshot",
     "apply_delta",
@@ -23,7 +20,6 @@ __all__ = [
     "load_tensors",
     "model_digest",
     "read_delta",
-    "read_header",
     "save_tensors",
     "verify",
 ]

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from narrowtune.anatomy import Region, SelectedTensor
 from narrowtune.anatomy.windows import plain_tensors, release
-from narrowtune.delta.header import Base, Entry, Header, read_header
 from narrowtune.delta.ledger import Ledger, Snapshot, hash_tensor, model_digest
 from narrowtune.delta.tensors import load_tensors, save_tensors
 from narrowtune.errors import InputError
+from narrowtune.record.delta_header import Base, Entry, Header, read_header
 
 TOOL = "narrowtune"
 

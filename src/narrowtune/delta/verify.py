@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from narrowtune.delta.delta import Delta, apply_delta
-from narrowtune.delta.header import Header
 from narrowtune.delta.ledger import Snapshot, changed, fingerprint, model_digest
+from narrowtune.record.delta_header import Header
 
 
 @dataclass(frozen=True)

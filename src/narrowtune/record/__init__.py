@@ -1,5 +1,6 @@
 """Everything a run produced, as data."""
 
+from narrowtune.record.delta_header import Base, Header, read_header
 from narrowtune.record.schema import (
     BASE,
     SCHEMA_VERSION,
@@ -26,9 +27,11 @@ __all__ = [
     "BASE",
     "RECORD_NAME",
     "SCHEMA_VERSION",
+    "Base",
     "Cost",
     "DataFile",
     "DataOrder",
+    "Header",
     "LedgerRow",
     "LossRow",
     "Record",
@@ -36,6 +39,7 @@ __all__ = [
     "Score",
     "Status",
     "predictions_path",
+    "read_header",
     "read_record",
     "write_predictions",
     "write_record",

@@ -17,18 +17,20 @@ from torch import nn
 from narrowtune.anatomy import release
 from narrowtune.data.batching import Batch, collate
 from narrowtune.data.encoding import Encoded
-from narrowtune.delta import Base, Delta, Ledger, dtype_of, model_digest, read_delta, read_header
+from narrowtune.delta import Delta, Ledger, dtype_of, model_digest, read_delta
 from narrowtune.engine import Engine, peak_bytes, reset_peak
 from narrowtune.evaluation import score
 from narrowtune.experiment import digest
 from narrowtune.models.loading import load_model, save_model, without_gradient
 from narrowtune.record import (
+    Base,
     Cost,
     DataOrder,
     LedgerRow,
     LossRow,
     Score,
     predictions_path,
+    read_header,
     write_predictions,
 )
 from narrowtune.runner.folder import checkpoint_path, delta_path, model_path
