@@ -10,9 +10,10 @@ import pytest
 import narrowtune as nt
 
 SURFACE = {
-    "Anatomy", "Experiment", "InputError", "NarrowTuneError", "Observer", "Options", "Plan",
-    "Record", "RunFailed", "Selection", "__version__", "headline", "load_config",
-    "load_experiment", "parse_experiment", "plan", "read_record", "run", "write_html",
+    "Anatomy", "Delta", "Experiment", "InputError", "Ledger", "NarrowTuneError", "Observer",
+    "Options", "Plan", "Record", "RunFailed", "Selection", "__version__", "apply_delta",
+    "headline", "load", "load_config", "load_experiment", "parse_experiment", "plan",
+    "read_delta", "read_record", "release", "run", "write_html",
 }  # fmt: skip
 
 

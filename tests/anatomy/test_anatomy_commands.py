@@ -73,8 +73,15 @@ def test_inspect_tells_ties_and_recipes_that_are_not_there(tied: str) -> None:
 
 
 def test_inspect_shows_what_no_table_knows(tmp_path: Path) -> None:
-    shown = run("inspect", model_folder(tmp_path, {"model_type": "gpt2", "n_layer": 2}))
-    assert "transformer.h.*.attn.c_attn.weight (2)" in shown
+    shown = run("inspect", model_folder(tmp_path, {"model_type": "gemma3n_text"}))
+    assert "model.altup_projections.{0-2}.weight" in shown
+
+
+def test_inspect_and_select_show_slices(tmp_path: Path) -> None:
+    phi = model_folder(tmp_path, {"model_type": "phi3", "num_hidden_layers": 2})
+    assert "mlp.gate_up" in run("inspect", phi) and "mlp.gate " in run("inspect", phi)
+    shown = run("select", phi, "language.mlp.gate")
+    assert "language.mlp.gate (slices of mlp.gate_up): 50,331,648 parameters" in shown
 
 
 def test_select_prints_json_with_the_promised_keys(qwen: str) -> None:

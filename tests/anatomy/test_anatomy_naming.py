@@ -23,7 +23,7 @@ from anatomy_models import (
 from torch import nn
 
 from narrowtune.anatomy import Anatomy
-from narrowtune.anatomy.naming import naming_of
+from narrowtune.anatomy.naming import Naming
 from narrowtune.errors import InputError
 from narrowtune.models.skeleton import build_skeleton, load_config
 
@@ -126,16 +126,30 @@ def test_a_naming_that_calls_everything_language_is_found_out() -> None:
         ("language_model.model.norm.weight", "language.norm", None),
         # what no row knows
         ("model.speech_tower.layers.0.self_attn.q_proj.weight", "other.attn.q", 0),
-        ("model.layers.0.mlp.experts.gate_up_proj", "language.other", 0),
         ("model.layers.0.mlp.gate.weight", "language.other", 0),
-        ("model.layers.0.self_attn.gate_proj.weight", "language.other", 0),
+        ("model.layers.0.self_attn.surprise_proj.weight", "language.other", 0),
         ("model.embed_tokens_extend.weight", "other.other", None),
     ],
 )
 def test_names_whatever_their_prefix(name: str, term: str, layer: int | None) -> None:
-    naming = naming_of("qwen2_5_vl")
-    assert f"{naming.tower(name)}.{naming.part(name)}" == term
-    assert naming.layer(name) == layer
+    place = Naming("qwen2_5_vl", [name]).place(name, (4, 4))
+    assert (f"{place.tower}.{place.part}", place.layer) == (term, layer)
+
+
+def test_what_lies_beside_a_tensor_decides_its_part() -> None:
+    gate, experts = "model.layers.0.mlp.gate.weight", "model.layers.0.mlp.experts.down_proj"
+    alone, beside = Naming("x", [gate]), Naming("x", [gate, experts])
+    assert (alone.place(gate, (4, 4)).part, beside.place(gate, (4, 4)).part) == ("other", "router")
+
+
+def test_stacks_of_one_tower_are_numbered_one_after_another() -> None:
+    first = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(3)]
+    second = [f"model.decoder.layers.{i}.mlp.up_proj.weight" for i in range(2)]
+    vision = ["model.visual.blocks.0.mlp.up_proj.weight"]
+    naming = Naming("x", [*first, *vision, *second])
+    places = [naming.place(name, (4, 4)) for name in (*first, *second, *vision)]
+    assert [place.tower for place in places] == ["language"] * 5 + ["vision"]
+    assert [place.layer for place in places] == [0, 1, 2, 3, 4, 0]
 
 
 class Newcomer(nn.Module):

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from narrowtune.anatomy import RECIPES, Anatomy
+from narrowtune.anatomy import RECIPES, Anatomy, Region
 from narrowtune.anatomy.terms import parse_term
 from narrowtune.errors import InputError
 from narrowtune.models.skeleton import model_class
@@ -31,6 +31,8 @@ plain_terms = st.sampled_from(
         "language.head",
         "language.norm",
         "vision.attn.qkv",
+        "vision.attn.q",
+        "vision.attn.v[1:]",
         "vision.mlp",
         "connector.mlp.up",
         "language.mlp[0:1]",
@@ -41,8 +43,16 @@ plain_terms = st.sampled_from(
 term_lists = st.lists(plain_terms, min_size=1, max_size=4)
 
 
-def trained(terms: list[str], keep: list[str] | None = None) -> set[str]:
-    return set(ANATOMY.select(terms, keep=keep or []).trained)
+def trained(terms: list[str], keep: list[str] | None = None) -> set[tuple[str, str]]:
+    """What is trained: parameters by name, each with its part or each of its slices' parts."""
+    fused = {t.name: t.slices for t in ANATOMY.parameters if t.slices}
+    return {
+        (tensor.name, part)
+        for tensor in ANATOMY.select(terms, keep=keep or []).tensors
+        for part in (
+            [piece.part for piece in tensor.slices or fused.get(tensor.name, ())] or [tensor.part]
+        )
+    }
 
 
 def problems(anatomy: Anatomy, terms: list[str], keep: list[str] | None = None) -> tuple[str, ...]:
@@ -85,7 +95,7 @@ def test_layer_ranges_are_pythons_slices(lo: int | None, hi: int | None, step: i
         return
     by_name = {tensor.name: tensor for tensor in ANATOMY.parameters}
     found = trained([f"language.mlp[{spelled}]"])
-    assert {by_name[name].layer for name in found} == layers
+    assert {by_name[name].layer for name, _ in found} == layers
     assert found <= trained(["language.mlp"])
 
 
@@ -94,8 +104,9 @@ def test_the_counts_add_up(terms: list[str]) -> None:
     selection = ANATOMY.select(terms)
     owners = [tensor for tensor in ANATOMY.parameters if tensor.tied_to is None]
     assert len(selection.trained) + selection.frozen == len(owners)
+    by_name = {tensor.name: tensor for tensor in owners}
     assert selection.trained_numel == sum(
-        tensor.numel for tensor in owners if tensor.name in set(selection.trained)
+        by_name[t.name].numel * len(t.slices or "123") // 3 for t in selection.tensors
     )
     assert selection.total_numel == sum(tensor.numel for tensor in owners)
 
@@ -107,7 +118,7 @@ def test_any_text_is_a_term_or_one_clear_problem(text: str) -> None:
         assert ANATOMY.select([text]).trained
     except InputError as error:
         assert len(error.problems) == 1
-        assert repr(text) in error.problems[0] or "slices of fused" in error.problems[0]
+        assert repr(text) in error.problems[0]
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -192,15 +203,40 @@ def test_what_a_user_may_overlook_is_noted() -> None:
     assert "keep 'vision' removes nothing" in idle
     (far,) = ANATOMY.select(["language.mlp[1:9]"]).notes
     assert "reaches past the 2 layers" in far
+    (inside,) = ANATOMY.select(["language.mlp.up", "gate-up"]).notes
+    assert "'language.mlp.up' adds nothing: 'gate-up' trains all of it already" in inside
+    (twice,) = ANATOMY.select(["vision.attn", "vision.mlp", "vision.attn"]).notes
+    assert "'vision.attn' adds nothing" in twice
 
 
-def test_a_slice_of_a_fused_tensor_is_refused_and_the_whole_named() -> None:
-    (problem,) = problems(ANATOMY, ["vision.attn.q"])
-    assert "not trainable yet" in problem and "'vision.attn.qkv'" in problem
-    (problem,) = problems(ANATOMY, ["vision"], keep=["vision.attn.k"])
-    assert problem.startswith("vision.attn.q, vision.attn.v:")
-    whole = ["vision.attn.q", "vision.attn.k", "vision.attn.v"]
-    assert trained(whole) == trained(["vision.attn.qkv"])
+def test_slices_of_a_fused_tensor_are_selected_by_their_own_words() -> None:
+    kept = ANATOMY.select(["vision.attn"], keep=["vision.attn.k", "vision.attn.o"])
+    query = ANATOMY.select(["vision.attn.q"])
+    assert kept.trained == query.trained == ANATOMY.select(["vision.attn.qkv"]).trained
+    weight = kept.tensors[0]
+    assert weight.region == Region(0, ((0, 24), (48, 72))) and weight.numel == 2 * 24 * 24
+    assert query.tensors[0].region == Region(0, ((0, 24),))
+    told = query.to_dict()["trained"][0]
+    assert told["slices"] == [{"part": "attn.q", "dim": 0, "ranges": [[0, 24]]}]
+    whole = ANATOMY.select(["vision.attn.q", "vision.attn.k", "vision.attn.v"])
+    assert whole.tensors == ANATOMY.select(["vision.attn.qkv"]).tensors
+    assert all(tensor.slices is None for tensor in whole.tensors)
+
+
+def test_a_tensor_whose_layout_is_not_known_is_told_as_such() -> None:
+    """Without a config nobody knows how many heads the rows of a fused tensor belong to."""
+    model = nn.Module()
+    model.layers = nn.ModuleList([nn.ModuleDict({"self_attn": nn.Module()})])
+    model.layers[0]["self_attn"].qkv_proj = nn.Linear(4, 12)  # type: ignore[index, operator]
+    anatomy = Anatomy.of(model)
+    (problem,) = problems(anatomy, ["language.attn.q"])
+    assert "how they lie in it is not known; take language.attn.qkv whole" in problem
+    assert anatomy.select(["attention"]).trained_numel == 60
+
+
+def test_an_mlp_without_a_gate_is_told_as_such() -> None:
+    (problem,) = problems(tiny("qwen2_vl"), ["vision.mlp.gate"])
+    assert "its mlp has no gate, only vision.mlp.up and .down" in problem
 
 
 def test_selections_are_values() -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from narrowtune.anatomy.recipes import RECIPES
-from narrowtune.anatomy.tensors import TOWERS, TensorInfo
+from narrowtune.anatomy.tensors import FUSED, TOWERS, TensorInfo
 from narrowtune.anatomy.terms import NAME_PREFIX, NameTerm, PartTerm, parse_term
 from narrowtune.errors import InputError, nearest
 
@@ -60,6 +60,7 @@ class Matcher:
         """What the words do not say by themselves: ties, idle keeps, clamped layers, unknowns."""
         yield from self._tie_notes(terms, "trained for both and counted once")
         yield from self._tie_notes(keep, "kept frozen for both")
+        yield from self._overlap_notes(terms)
         before = self.union(terms)[0]
         for term in keep:
             if not self.reach(term) & before:
@@ -112,7 +113,23 @@ class Matcher:
             return f"{text!r}: a recipe takes no layer range; write {', '.join(spelled)}"
         if term.tower in TOWERS and term.tower not in self.anatomy.towers:
             return f"{where}, which has no {term.tower} tower; {self._towers_here()}"
-        return f"{where}; {nearest(word, self._known())}"
+        return f"{where}{self._why(term)}; {nearest(word, self._known())}"
+
+    def _why(self, term: PartTerm) -> str:
+        """What is known about a part that is not there: it is fused, or an MLP has no gate."""
+        here = [t for t in self.anatomy.parameters if t.tower == term.tower]
+        group = (term.part or "").partition(".")[0]
+        whole = [t for t in here if t.part in FUSED and t.slices is None]
+        closed = [t for t in whole if t.part.startswith(f"{group}.") and term.part in FUSED[t.part]]
+        if closed:
+            return (
+                f": {closed[0].name} ({len(closed)} such) holds {', '.join(FUSED[closed[0].part])} "
+                f"in one tensor and how they lie in it is not known; take {closed[0].term} whole"
+            )
+        parts = {part for tensor in here for _, part in self.atoms[tensor.owner]}
+        if term.part == f"{group}.gate" and f"{group}.up" in parts:
+            return f": its {group} has no gate, only {term.tower}.{group}.up and .down"
+        return ""
 
     def _towers_here(self) -> str:
         return f"towers here: {', '.join(self.anatomy.towers)}"
@@ -125,11 +142,12 @@ class Matcher:
         return nearest(NAME_PREFIX + term.glob, [NAME_PREFIX + glob for glob in (*globs, *ends)])
 
     def _known(self) -> set[str]:
-        """Every trainable term without a layer range, recipes too: no slices of fused tensors."""
+        """Every term that reaches something, without a layer range; recipes too."""
         known = {name for name in RECIPES if self.reach(name)}
         for tensor in self.anatomy.parameters:
-            group = tensor.part.partition(".")[0]
-            known |= {tensor.tower, f"{tensor.tower}.{tensor.part}", f"{tensor.tower}.{group}"}
+            parts = {tensor.part, *(part for _, part in self.atoms[tensor.owner])}
+            groups = {part.partition(".")[0] for part in parts}
+            known |= {tensor.tower, *(f"{tensor.tower}.{word}" for word in parts | groups)}
         return known
 
     def _tie_notes(self, terms: Sequence[str], fate: str) -> Iterator[str]:
@@ -144,6 +162,15 @@ class Matcher:
                     f"{alias.term} is tied to {owner.term}: they share one tensor, {owner.name}, "
                     f"which is {fate}"
                 )
+
+    def _overlap_notes(self, terms: Sequence[str]) -> Iterator[str]:
+        """A note for each term that another one makes idle."""
+        reached = {term: self.reach(term) for term in terms}
+        for number, term in enumerate(terms):
+            wider = [other for other in reached if reached[term] < reached[other]]
+            twins = [other for other in terms[:number] if reached[term] == reached[other]]
+            for other in (*wider, *twins)[:1]:
+                yield f"{term!r} adds nothing: {other!r} trains all of it already"
 
     def _range_note(self, text: str) -> Iterator[str]:
         term = None if text.strip() in RECIPES else parse_term(text)

@@ -25,10 +25,11 @@ def _language(*parts: str) -> tuple[str, ...]:
 
 
 _BLOCKS = ("mlp", "shared", "experts")
-_GATE_UP = tuple(f"{block}.{half}" for block in _BLOCKS for half in ("gate", "up"))
+_GATE_UP = tuple(f"{block}.{half}" for block in _BLOCKS for half in ("gate", "up", "gate_up"))
 _DOWN = tuple(f"{block}.down" for block in _BLOCKS)
-# `attn.qkv` by name too, for a fused tensor whose slices no table tells.
-_QKV = ("attn.q", "attn.k", "attn.v", "attn.qkv")
+# `attn.kv` is a latent that keys and values share. Fused tensors by name too, for those whose slices
+# no table tells.
+_QKV = ("attn.q", "attn.k", "attn.v", "attn.kv", "attn.qkv")
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe

@@ -9,6 +9,20 @@ from typing import Any
 TOWERS = ("language", "vision", "audio", "connector", "other")
 """Every tower there is, in the order they are shown."""
 
+FUSED = {
+    "attn.qkv": ("attn.q", "attn.k", "attn.v"),
+    "attn.q_k": ("attn.q", "attn.k"),
+    "attn.k_v": ("attn.k", "attn.v"),
+    "attn.q_gate": ("attn.q", "attn.gate"),
+    "attn.kv_a": ("attn.kv", "attn.k"),
+    "attn.kv_b": ("attn.k", "attn.v"),
+    **{
+        f"{block}.gate_up": (f"{block}.gate", f"{block}.up")
+        for block in ("mlp", "shared", "experts")
+    },
+}
+"""Parts that are several roles in one tensor, and which."""
+
 
 @dataclass(frozen=True)
 class Slice:

@@ -38,6 +38,7 @@ class Window(nn.Module):
         # Not persistent: a state_dict holds the whole under its plain name instead.
         self.register_buffer("whole", whole.detach(), persistent=False)
         self.hooks: tuple[RemovableHandle, ...] = ()
+        self.order: tuple[str, ...] = ()
         self._seen: tuple[int, int, int] | None = None
         self._stepped = True
 
@@ -95,6 +96,7 @@ def open_window(model: nn.Module, name: str, region: Region) -> None:
             f"slices of {name} can't be trained: it is tied to {names[1]}; select all of it"
         )
     window = Window(parameter, region)
+    window.order = tuple(module._parameters)
     parametrize.register_parametrization(module, leaf, window, unsafe=True)
     owner: Any = module  # torch leaves its hooks untyped
     owner.parametrizations[leaf].original.register_post_accumulate_grad_hook(window.gradient_came)
@@ -111,6 +113,9 @@ def release(model: nn.Module) -> None:
         for handle in window.hooks:
             handle.remove()
         parametrize.remove_parametrizations(module, leaf)
+        for name in window.order:  # removing put the parameter last
+            if name in module._parameters:
+                module._parameters[name] = module._parameters.pop(name)
 
 
 def plain_parameters(

@@ -52,10 +52,11 @@ class Delta:
         if isinstance(base, str):
             base = Base(id=base, dtype=dtype_of(model), sha256=ledger.before.digest)
         whole = dict(plain_tensors(model))
-        tensors = {
-            name: (whole[name] if region is None else region.take(whole[name])).detach().cpu()
-            for name, region in selection.regions.items()
-        }
+        tensors = {}
+        for name, region in selection.regions.items():
+            values = whole[name] if region is None else region.take(whole[name])
+            # A copy, which training on does not move.
+            tensors[name] = values.detach().to("cpu", copy=True).contiguous()
         regions, entries = _entries(selection.tensors, whole)
         header = Header(
             base=base,

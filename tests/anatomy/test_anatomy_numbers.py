@@ -1,0 +1,281 @@
+"""That the naming is right, by numbers: what a tensor is called, the forward must bear out.
+
+Each family's real class is built tiny with random weights and reads a text once. Which entries
+reach the query of an attention is asked of autograd: an entry reaches it exactly if its gradient
+is not zero. Which half of an MLP is linear is asked by scaling it. `tiny_families.toml` lists the
+families that can't be run, and the laws that a family does not keep, with the reason.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import pytest
+import torch
+from tiny_families import needs, table, tiny_inputs, tiny_model
+from watched_forward import AttentionCall, Forward, watched_forward
+
+from narrowtune.anatomy import Anatomy, TensorInfo
+from narrowtune.models.gallery import exceptions, families
+
+REACHES = {
+    "query": {"attn.q", "attn.qkv"},
+    "key": {"attn.k", "attn.kv", "attn.qkv"},
+    "value": {"attn.v", "attn.kv", "attn.qkv"},
+}
+"""The parts that must reach each of an attention's three operands; no other `attn` may."""
+
+LAWS = ("attention", "mlp", "used")
+EXCLUDED: dict[str, str] = {**exceptions(), **table()["excluded"]}
+_KINDS = ("mlp", "experts", "shared")
+_FACTOR = -2.0  # a power of two scales exactly, and no activation keeps the sign
+
+
+def _sampled() -> Iterator[object]:
+    sample = set(table()["sample"])
+    for family in families():
+        if family not in EXCLUDED:
+            yield pytest.param(family, marks=[] if family in sample else pytest.mark.slow)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The entries of one tensor that have one part."""
+
+    tensor: TensorInfo
+    part: str
+    dim: int
+    ranges: tuple[tuple[int, int], ...]
+
+    def views(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """These entries of a value of the tensor's shape, as views into it."""
+        return [values.narrow(self.dim, lo, hi - lo) for lo, hi in self.ranges]
+
+    @property
+    def numel(self) -> int:
+        width = sum(hi - lo for lo, hi in self.ranges)
+        return self.tensor.numel // self.tensor.shape[self.dim] * width
+
+
+class Subject:
+    """A model whose forward was watched, and what the anatomy calls its language tensors."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self.model = tiny_model(family)
+        self.inputs = tiny_inputs(family)
+        self.parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        found = Anatomy.of(self.model).parameters
+        self.entries = [e for t in found for e in _entries(t)]
+        self.language = [e for e in self.entries if e.tensor.tower == "language"]
+
+    @cached_property
+    def seen(self) -> Forward:
+        return watched_forward(self.model, self.inputs)
+
+    def under(self, path: str) -> list[Entries]:
+        """The entries that lie in a module."""
+        return [e for e in self.entries if e.tensor.name.startswith(f"{path}." if path else "")]
+
+    def exempt(self, law: str, name: str) -> bool:
+        """Whether the table excuses a tensor from a law."""
+        patterns = needs(self.family).get("exempt", {}).get(law, {})
+        return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _entries(tensor: TensorInfo) -> list[Entries]:
+    if tensor.slices is None:
+        whole = ((0, tensor.shape[0]),) if tensor.shape else ()
+        return [Entries(tensor, tensor.part, 0, whole)] if whole else []
+    return [Entries(tensor, s.part, s.dim, s.ranges) for s in tensor.slices]
+
+
+# --- attention ----------------------------------------------------------------------------------
+
+
+def broken_attention(subject: Subject) -> list[str]:
+    """Entries that reach an operand of their attention which their name denies, or fail to."""
+    calls: dict[str, list[AttentionCall]] = {}
+    elsewhere = needs(subject.family).get("softmax_elsewhere", "$^")
+    for call in subject.seen.attentions:
+        if re.search(elsewhere, call.path):
+            continue
+        calls.setdefault(_attention(subject, call.path), []).append(call)
+    broken, judged = [], set()
+    for path, found in calls.items():
+        members = [e for e in subject.under(path) if e.part.startswith("attn.")]
+        judged |= {e.tensor.name for e in members}
+        if any(e.tensor.tied_to for e in members):
+            continue  # judged under the names that own the tensors
+        for role in REACHES:
+            values = [getattr(call, role) for call in found]
+            broken += _misnamed(subject, members, role, values)
+            if not any(e.part in REACHES[role] for e in members):
+                broken.append(f"{path}: nothing is named for its {role}")
+    named = {e.tensor.name for e in subject.language if e.part in set().union(*REACHES.values())}
+    broken += [f"{name}: in no attention" for name in sorted(named - judged)]
+    return [line for line in broken if not subject.exempt("attention", line)]
+
+
+def _attention(subject: Subject, path: str) -> str:
+    """The smallest module around a call that has an output projection; else where it happens."""
+    around = path
+    while not any(e.part == "attn.o" for e in subject.under(around)):
+        around, _, last = around.rpartition(".")
+        if not around or last.isdecimal():  # beyond the layer
+            return path
+    return around
+
+
+def _misnamed(
+    subject: Subject, members: list[Entries], role: str, values: list[torch.Tensor]
+) -> Iterator[str]:
+    gradients = _gradients(subject, values, members)
+    for entries in members:
+        expected = entries.part in REACHES[role]
+        gradient = gradients[entries.tensor.name]
+        if any(bool(view.any()) is not expected for view in entries.views(gradient)):
+            yield f"{entries.tensor.name} {entries.part}: {role} reached={not expected}"
+        elif expected and not _every_row(entries, gradient):
+            yield f"{entries.tensor.name} {entries.part}: {role} not reached by every row"
+
+
+def _every_row(entries: Entries, gradient: torch.Tensor) -> bool:
+    """Whether all along every dimension something counts: what is fused in secret does not."""
+    kept = torch.cat(entries.views(gradient), entries.dim) != 0
+    sides = (kept.transpose(0, dim).reshape(kept.shape[dim], -1) for dim in range(kept.dim()))
+    return all(bool(side.any(1).all()) for side in sides)
+
+
+def _gradients(
+    subject: Subject, values: list[torch.Tensor], members: Iterable[Entries]
+) -> dict[str, torch.Tensor]:
+    """The gradient of a random sum of `values` by each tensor, zero where nothing leads there."""
+    names = list(dict.fromkeys(e.tensor.name for e in members))
+    torch.manual_seed(2)
+    sums = [(value * torch.randn_like(value)).sum() for value in values if value.requires_grad]
+    if not names or not sums:
+        return {name: torch.zeros_like(subject.parameters[name]) for name in names}
+    found = torch.autograd.grad(
+        sum(sums),
+        [subject.parameters[name] for name in names],
+        retain_graph=True,
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    return dict(zip(names, found, strict=True))
+
+
+# --- MLPs ---------------------------------------------------------------------------------------
+
+
+def broken_mlps(subject: Subject) -> list[str]:
+    """MLPs whose halves are not what they are called."""
+    broken = []
+    for path, kind in _mlps(subject):
+        members = [e for e in subject.under(path) if e.part.startswith(f"{kind}.")]
+        broken += [f"{path} {kind}: {line}" for line in _mlp_faults(subject, members, kind)]
+    return [line for line in broken if not subject.exempt("mlp", line)]
+
+
+def _mlps(subject: Subject) -> dict[tuple[str, str], None]:
+    """The smallest modules that hold an MLP of a kind, input and output."""
+    found: dict[tuple[str, str], None] = {}
+    for kind in _KINDS:
+        for end in subject.entries:
+            if end.part == f"{kind}.down" and end.tensor.tied_to is None:
+                path = end.tensor.name
+                while path and not any(e.part == f"{kind}.up" for e in subject.under(path)):
+                    path = path.rpartition(".")[0]
+                found[path, kind] = None
+    return found
+
+
+def _mlp_faults(subject: Subject, members: list[Entries], kind: str) -> Iterator[str]:
+    of = {p: [e for e in members if e.part == f"{kind}.{p}"] for p in ("gate", "up", "down")}
+    before = _entering(subject.seen, of["down"])
+    if not before:
+        language = of["down"][0].tensor.tower == "language"
+        if language and not re.search(r"experts\.\d+$", _parent(of["down"][0].tensor.name)):
+            yield "its down is multiplied with nothing"
+        return
+    if _size(of["up"]) != _size(of["down"]) or (of["gate"] and _size(of["gate"]) != _size(of["up"])):
+        yield "the sizes of gate, up and down do not fit"
+    for half in ("gate", "up"):
+        if not of[half]:
+            continue
+        with scaled(subject, of[half]):
+            after = _entering(_run(subject), of["down"])
+        linear = _all_equal(after, [_FACTOR * x for x in before])
+        if linear is not (half == "up" and bool(of["gate"])):
+            yield f"{half} linear={linear}"
+        if _all_equal(after, before):
+            yield f"{half} does not reach down"
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0].rpartition(".")[0]
+
+
+def _size(entries: list[Entries]) -> int:
+    return sum(e.numel for e in entries if len(e.tensor.shape) > 1 and "bias" not in e.tensor.name)
+
+
+def _entering(seen: Forward, downs: list[Entries]) -> list[torch.Tensor]:
+    return [x for e in downs for x in seen.multiplied.get(e.tensor.name, [])]
+
+
+def _run(subject: Subject) -> Forward:
+    with torch.no_grad():
+        return watched_forward(subject.model, subject.inputs)
+
+
+def _all_equal(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
+    return len(left) == len(right) and all(map(torch.equal, left, right))
+
+
+@contextmanager
+def scaled(subject: Subject, entries: list[Entries]) -> Iterator[None]:
+    """The model with these entries scaled, put back afterwards."""
+    # `data`, since the watched forward's graph, still in use, forbids changes to the parameters.
+    views = [v for e in entries for v in e.views(subject.parameters[e.tensor.name].data)]
+    for view in views:
+        view.mul_(_FACTOR)
+    try:
+        yield
+    finally:
+        for view in views:
+            view.div_(_FACTOR)
+
+
+# --- use ----------------------------------------------------------------------------------------
+
+
+def unused(subject: Subject) -> list[str]:
+    """Attention and MLP entries without which the model would say the same."""
+    kinds = ("attn.", "mlp.", "experts.", "shared.")
+    # An indexer chooses among keys, and a choice has no gradient.
+    named = [e for e in subject.language if e.part.startswith(kinds) and e.part != "attn.indexer"]
+    gradients = _gradients(subject, [subject.seen.logits], named)
+    used: dict[str, bool] = {}
+    for e in named:
+        # Of experts in a list it is enough that one was chosen.
+        alike = re.sub(r"experts\.\d+", "experts.*", e.tensor.name) + f" {e.part}"
+        moved = any(bool(v.any()) for v in e.views(gradients[e.tensor.name]))
+        used[alike] = used.get(alike, False) or moved
+    return [name for name, yes in used.items() if not yes and not subject.exempt("used", name)]
+
+
+# --- the tests ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", _sampled())
+def test_names_are_what_the_forward_does(family: str) -> None:
+    subject = Subject(family)
+    assert broken_attention(subject) == []
+    assert broken_mlps(subject) == []
+    assert unused(subject) == []

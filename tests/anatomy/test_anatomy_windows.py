@@ -1,0 +1,258 @@
+"""Slices train, and nothing else moves: whatever the optimiser, the loop and the file."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import Phi3Config, Phi3ForCausalLM
+
+from narrowtune.anatomy import Anatomy, Region, Selection, release
+from narrowtune.anatomy.windows import open_window, plain_tensors
+from narrowtune.errors import InputError
+
+TERMS = ["language.mlp.gate", "language.attn.k"]
+GATE_UP, QKV = (
+    "model.layers.{}.mlp.gate_up_proj.weight",
+    "model.layers.{}.self_attn.qkv_proj.weight",
+)
+ROWS = {GATE_UP: slice(0, 48), QKV: slice(32, 48)}  # gate; the keys of two heads of eight
+
+
+def phi(dtype: torch.dtype = torch.float32) -> nn.Module:
+    """A Phi-3 whose q, k, v and whose gate and up lie in one tensor each."""
+    torch.manual_seed(0)
+    config = Phi3Config(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=96,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return Phi3ForCausalLM(config).to(dtype).eval()
+
+
+def select(model: nn.Module) -> Selection:
+    return Anatomy.of(model).select(TERMS)
+
+
+def tokens(seed: int = 0) -> Tensor:
+    return torch.randint(3, 96, (2, 9), generator=torch.Generator().manual_seed(seed))
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model(tokens()).logits
+
+
+def loss(model: nn.Module, seed: int = 0) -> Tensor:
+    return model(tokens(seed), labels=tokens(seed)).loss
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Which entries of which tensors differ, as masks."""
+    assert before.keys() == after.keys()
+    masks = {name: before[name] != after[name] for name in before}
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def assert_only_the_slices_moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
+    masks = moved(before, after)
+    rows = {form.format(layer): rows for form, rows in ROWS.items() for layer in range(2)}
+    assert masks.keys() == rows.keys()
+    for name, mask in masks.items():
+        assert mask[rows[name]].float().mean() > 0.9
+        outside = mask.clone()
+        outside[rows[name]] = False
+        assert not outside.any()
+
+
+def past_autograd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """An optimiser that writes as kernels of their own do: autograd's version does not see it."""
+
+    class Sign(torch.optim.Optimizer):
+        def step(self, closure: None = None) -> None:  # type: ignore[override]
+            for parameter in self.param_groups[0]["params"]:
+                if parameter.grad is not None:
+                    parameter.data.sub_(1e-2 * parameter.grad.sign())
+
+    return Sign(parameters, {})
+
+
+OPTIMISERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+    "adamw": lambda ps: torch.optim.AdamW(ps, lr=1e-2, weight_decay=0.5),
+    "fused": lambda ps: torch.optim.AdamW(ps, lr=1e-2, weight_decay=0.5, fused=True),
+    "momentum": lambda ps: torch.optim.SGD(ps, lr=1e-2, momentum=0.9, weight_decay=0.5),
+    "past autograd": past_autograd,
+}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_only_the_slices_move_whatever_the_optimiser(name: str) -> None:
+    model = phi()
+    before, first = state(model), loss(model).item()
+    trained = select(model).apply(model)
+    optimiser = OPTIMISERS[name]([parameter for _, parameter in trained])
+    for step in range(8):
+        loss(model, step).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+    assert_only_the_slices_moved(before, state(model))
+    assert loss(model).item() != first
+
+
+def test_state_exists_for_the_slices_alone() -> None:
+    model = phi()
+    trained = select(model).apply(model)
+    assert [tuple(p.shape) for _, p in trained] == [(16, 32), (48, 32)] * 2
+    assert {name for name, _ in trained} == {n.format(i) for n in ROWS for i in range(2)}
+    optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    loss(model).backward()
+    optimiser.step()
+    moments = [s["exp_avg"].numel() for s in optimiser.state.values()]
+    assert sum(moments) == select(model).trained_numel == 2 * (16 + 48) * 32
+
+
+def test_a_wrong_region_would_show() -> None:
+    """The law broken once: with the rows of another slice, the masks are not the slice's."""
+    model = phi()
+    before = state(model)
+    open_window(model, GATE_UP.format(0), Region(0, ((48, 96),)))
+    for parameter in model.parameters():
+        parameter.requires_grad = True
+    loss(model).backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    with pytest.raises(AssertionError):
+        assert_only_the_slices_moved(before, state(model))
+
+
+def test_gradients_are_those_of_the_whole_tensor() -> None:
+    model, plain = phi(), phi()
+    trained = dict(select(model).apply(model))
+    loss(model).backward()
+    loss(plain).backward()
+    for form, rows in ROWS.items():
+        whole = plain.get_parameter(form.format(1)).grad
+        assert torch.equal(trained[form.format(1)].grad, whole[rows])  # type: ignore[index]
+
+
+def test_applying_and_releasing_change_no_output() -> None:
+    model = phi()
+    before, weights = logits(model), state(model)
+    names = [name for name, _ in model.named_parameters()]
+    select(model).apply(model)
+    assert torch.equal(logits(model), before)
+    assert not moved(weights, state(model))
+    release(model)
+    assert torch.equal(logits(model), before)
+    assert names == [name for name, _ in model.named_parameters()]
+    assert type(model.model.layers[0].mlp.gate_up_proj) is nn.Linear
+
+
+def test_release_keeps_what_was_trained() -> None:
+    model = phi()
+    trained = select(model).apply(model)
+    with torch.no_grad():
+        trained[0][1].add_(1.0)
+    release(model)  # no forward since the step
+    assert torch.equal(model.get_parameter(trained[0][0])[32:48], trained[0][1][32:48])
+    assert moved(state(phi()), state(model)).keys() == {trained[0][0]}
+
+
+def test_the_anatomy_looks_through_windows() -> None:
+    model = phi()
+    before = Anatomy.of(model)
+    select(model).apply(model)
+    after = Anatomy.of(model)
+    assert {t.name: t for t in after.parameters} == {t.name: t for t in before.parameters}
+    assert after.buffers == before.buffers
+    assert {name for name, _ in plain_tensors(model)} == {
+        name for name, _ in (*phi().named_parameters(), *phi().named_buffers())
+    }
+
+
+def test_applying_another_selection_ends_the_first() -> None:
+    model = phi()
+    select(model).apply(model)
+    (first, *_), (name, *_) = Anatomy.of(model).select(["gate-up"]).apply(model), ROWS
+    assert first[1].shape == (96, 32)
+    assert first[0] == name.format(0)
+
+
+def test_files_hold_whole_tensors_under_plain_names(tmp_path: Path) -> None:
+    model = phi()
+    trained = select(model).apply(model)
+    with torch.no_grad():
+        for _, parameter in trained:
+            parameter.mul_(1.5)
+    after = logits(model)
+    model.save_pretrained(tmp_path)
+    again = Phi3ForCausalLM.from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(again), after)
+    assert not moved(state(model), state(again))
+
+
+def test_loading_a_state_reaches_the_trained_entries() -> None:
+    model, other = phi(), phi()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.1)
+    select(model).apply(model)
+    report = model.load_state_dict(other.state_dict())
+    assert not report.missing_keys and not report.unexpected_keys
+    assert torch.equal(logits(model), logits(other))
+
+
+def test_a_copy_is_a_model_of_its_own() -> None:
+    model = phi()
+    select(model).apply(model)
+    twin = copy.deepcopy(model)
+    assert torch.equal(logits(twin), logits(model))
+    with torch.no_grad():
+        dict(twin.named_parameters())[
+            "model.layers.0.mlp.gate_up_proj.parametrizations.weight.original"
+        ].add_(1.0)
+    assert not torch.equal(logits(twin), logits(model))
+    assert torch.equal(logits(model), logits(phi()))
+
+
+def test_several_forwards_before_a_backward_and_checkpointing() -> None:
+    model = phi()
+    optimiser = torch.optim.SGD([p for _, p in select(model).apply(model)], lr=0.1)
+    model.train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for _ in range(2):
+        (loss(model, 0) + loss(model, 1)).backward()
+        loss(model, 2).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    assert_only_the_slices_moved(state(phi()), state(model))
+
+
+def test_moving_the_model_keeps_the_window() -> None:
+    model = phi()
+    select(model).apply(model)
+    model.to(torch.float64)
+    loss(model).backward()
+    torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1).step()
+    assert_only_the_slices_moved(state(phi(torch.float64)), state(model))
+
+
+def test_slices_of_a_tied_tensor_are_refused() -> None:
+    model = phi()
+    model.lm_head.weight = model.model.embed_tokens.weight
+    with pytest.raises(InputError, match=r"tied to lm_head\.weight; select all of it"):
+        open_window(model, "model.embed_tokens.weight", Region(0, ((0, 4),)))

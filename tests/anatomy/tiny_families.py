@@ -1,0 +1,216 @@
+"""A real model of any family, with random weights and a few layers, on the CPU.
+
+The family's default config is shrunk by the words it uses: `tiny_families.toml` says which word
+becomes which number, and what a family needs besides. Lists with one entry per layer are cut so
+that each kind of layer stays.
+"""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from narrowtune.models.gallery import sample_config
+from narrowtune.models.skeleton import model_class
+
+_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers")
+_NOT_ARGUMENTS = {"transformers_version", "architectures", "id2label", "label2id", "_name_or_path"}
+_FIRST_SPECIAL_TOKEN, _LAST_SPECIAL_TOKEN = 64, 127
+BATCH, LENGTH = 2, 12
+
+
+@lru_cache
+def table() -> dict[str, Any]:
+    """`tiny_families.toml`."""
+    return tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+
+
+def needs(family: str) -> dict[str, Any]:
+    """What the table says about a family: `config`, `inputs` and the laws it does not keep."""
+    return dict(table().get("family", {}).get(family, {}))
+
+
+def tiny_config(family: str) -> PretrainedConfig:
+    """The family's default config, shrunk."""
+    default = sample_config(family)
+    values = _shrunk(default.to_dict(), table()["words"])
+    values = _merged(values, needs(family).get("config", {}))
+    _renumber_tokens(values)
+    config: PretrainedConfig = type(default)(**_arguments(values))
+    return config
+
+
+def tiny_model(family: str) -> nn.Module:
+    """The real class in float32, all weights drawn at random, none left at zero."""
+    config = tiny_config(family)
+    torch.manual_seed(0)
+    model: nn.Module = model_class(config)._from_config(
+        copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32
+    )
+    for module in model.modules():
+        if isinstance(getattr(module, "config", None), PretrainedConfig):
+            module.config._experts_implementation = "eager"
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                scale = 0.1 if parameter.dim() < 2 else 0.2
+                parameter += scale * torch.randn_like(parameter)
+    return model.eval()
+
+
+def tiny_inputs(family: str) -> dict[str, Any]:
+    """Text for the language tower, in the arguments the family takes."""
+    generator = torch.Generator().manual_seed(1)
+    inputs: dict[str, Any] = {"input_ids": _tokens(generator)}
+    for name, kind in needs(family).get("inputs", {}).items():
+        inputs[name] = _drawn(kind, generator)
+    return {name: value for name, value in inputs.items() if value is not None}
+
+
+def _tokens(generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(30, 60, (BATCH, LENGTH), generator=generator)
+
+
+def _drawn(kind: Any, generator: torch.Generator) -> Any:
+    """An input by how the table writes it.
+
+    `tokens`; `none`; sizes of noise; `{uniform = sizes}`; `{ones = sizes}`; `{encoded = sizes}`, what an encoder
+    returns; `{image = token, count = n}`, tokens of which the first are an image's; `{count = n}`, the mask
+    that says so; or a value.
+    """
+    if kind == "tokens":
+        return _tokens(generator)
+    if kind == "none":
+        return None
+    if isinstance(kind, list):
+        return torch.randn(*kind, generator=generator)
+    if not isinstance(kind, dict):
+        return kind
+    if "uniform" in kind:
+        return torch.rand(*kind["uniform"], generator=generator)
+    if "encoded" in kind:
+        encoded = torch.randn(*kind["encoded"], generator=generator)
+        return BaseModelOutputWithPooling(encoded, encoded)
+    if "ones" in kind:
+        return torch.ones(*kind["ones"], dtype=torch.long)
+    first = torch.arange(LENGTH).expand(BATCH, LENGTH) < kind["count"]
+    return _tokens(generator).masked_fill(first, kind["image"]) if "image" in kind else first
+
+
+def _shrunk(values: Mapping[Any, Any], words: Mapping[str, Any]) -> dict[Any, Any]:
+    """The config with its words' sizes and the layers kept."""
+    kept = _kept_layers(values)
+    out = {key: _shrunk_value(key, value, words, kept) for key, value in values.items()}
+    if kept.layers:
+        out |= {word: len(kept.layers) for word in _COUNTS if word in values}
+    if type(values.get("kv_lora_rank")) is int and "num_key_value_heads" in values:
+        # From a latent, as many keys are made as queries.
+        out["num_key_value_heads"] = out["num_attention_heads"]
+    for size in ("qk_rope_head_dim", "qk_head_dim"):
+        if type(values.get("head_dim")) is int and values["head_dim"] == values.get(size):
+            out["head_dim"] = out[size]
+    if kept.layers and values.get("per_layer_config"):
+        out["per_layer_config"] = _shrunk_exceptions(values, out, kept)
+    return out
+
+
+def _shrunk_exceptions(
+    values: Mapping[Any, Any], out: Mapping[Any, Any], kept: _Kept
+) -> dict[int, dict[str, Any]]:
+    """What differs in a layer, in the same proportion to the shrunk size as to the full one."""
+    full = {int(layer): different for layer, different in values["per_layer_config"].items()}
+    chosen = {new: full.get(old) for new, old in enumerate(kept.layers)}
+    return {
+        layer: {
+            key: value * out[key] // values[key] if type(values.get(key)) is int else value
+            for key, value in different.items()
+        }
+        for layer, different in chosen.items()
+        if different
+    }
+
+
+def _shrunk_value(key: Any, value: Any, words: Mapping[str, Any], kept: _Kept) -> Any:
+    if isinstance(value, dict):
+        return _shrunk(value, words)
+    if kept.layers and _is_indices(key, value):
+        return [new for new, old in enumerate(kept.layers) if old in value]
+    if kept.layers and isinstance(value, list) and len(value) == kept.of:
+        return [value[index] for index in kept.layers]
+    if key in words and type(value) is type(words[key]) and value:
+        return words[key]
+    return value
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """How many layers there were, and which of them are kept; none if all are alike."""
+
+    of: int = 0
+    layers: tuple[int, ...] = ()
+
+
+def _kept_layers(values: Mapping[Any, Any]) -> _Kept:
+    """The first layer of each kind, and at least two."""
+    count = next((values[word] for word in _COUNTS if type(values.get(word)) is int), 0)
+    kinds = [
+        [index in value for index in range(count)] if _is_indices(key, value) else value
+        for key, value in values.items()
+        if _is_indices(key, value) or (isinstance(value, list) and len(value) == count)
+    ]
+    if not kinds:
+        return _Kept()
+    firsts: dict[str, int] = {}
+    for index, kind in enumerate(zip(*kinds, strict=True)):
+        firsts.setdefault(repr(kind), index)
+    kept = sorted(firsts.values())
+    spare = [index for index in range(count) if index not in kept]
+    return _Kept(count, tuple(sorted(kept + spare[: max(0, 2 - len(kept))])))
+
+
+def _is_indices(key: Any, value: Any) -> bool:
+    """Whether a value lists the layers that something is true of."""
+    return key in table()["index_lists"] and isinstance(value, list)
+
+
+def _merged(values: dict[Any, Any], changes: Mapping[str, Any]) -> dict[Any, Any]:
+    out = dict(values)
+    for key, change in changes.items():
+        nested = isinstance(change, dict) and isinstance(out.get(key), dict)
+        out[key] = _merged(out[key], change) if nested else change
+        if change == "none":
+            out[key] = None
+    return out
+
+
+def _renumber_tokens(values: dict[Any, Any], free: list[int] | None = None) -> None:
+    """Special tokens beyond the vocabulary become numbers in it that the inputs do not use."""
+    free = list(range(_FIRST_SPECIAL_TOKEN, _LAST_SPECIAL_TOKEN)) if free is None else free
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _renumber_tokens(value, free)
+        elif "token" in str(key) and str(key).endswith(("_id", "_index", "_ids")):
+            if type(value) is int and value > _LAST_SPECIAL_TOKEN:
+                values[key] = free.pop()
+            elif isinstance(value, list) and any(v > _LAST_SPECIAL_TOKEN for v in _integers(value)):
+                values[key] = [free.pop() for _ in value]
+
+
+def _integers(values: Iterable[Any]) -> list[int]:
+    return [value for value in values if isinstance(value, int)]
+
+
+def _arguments(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {k: _arguments(v) for k, v in values.items() if k not in _NOT_ARGUMENTS}
+    return values
