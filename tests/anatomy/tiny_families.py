@@ -20,10 +20,17 @@ from torch import nn
 from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from narrowtune.models.gallery import sample_config
+from narrowtune.models.gallery import families, sample_config
 from narrowtune.models.skeleton import model_class
 
-_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers")
+_COUNTS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "decoder_layers",
+    "num_decoder_layers",
+)
 _NOT_ARGUMENTS = {"transformers_version", "architectures", "id2label", "label2id", "_name_or_path"}
 _FIRST_SPECIAL_TOKEN, _LAST_SPECIAL_TOKEN = 64, 127
 BATCH, LENGTH = 2, 12
@@ -35,24 +42,36 @@ def table() -> dict[str, Any]:
     return tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 
 
-def needs(family: str) -> dict[str, Any]:
-    """What the table says about a family: `config`, `inputs` and the laws it does not keep."""
-    return dict(table().get("family", {}).get(family, {}))
+def needs(case: str) -> dict[str, Any]:
+    """What the table says about a family, or about a variant of it such as `falcon/grouped`."""
+    known = table()["family"]
+    family: dict[str, Any] = known.get(family_of(case), {})
+    return family if case == family_of(case) else _merged(family, known[case])
 
 
-def tiny_config(family: str) -> PretrainedConfig:
+def family_of(case: str) -> str:
+    """The family that a case is of."""
+    return case.partition("/")[0]
+
+
+def cases() -> tuple[str, ...]:
+    """Every family, and the variants that the table adds."""
+    return (*families(), *(case for case in table()["family"] if "/" in case))
+
+
+def tiny_config(case: str) -> PretrainedConfig:
     """The family's default config, shrunk."""
-    default = sample_config(family)
+    default = sample_config(family_of(case))
     values = _shrunk(default.to_dict(), table()["words"])
-    values = _merged(values, needs(family).get("config", {}))
+    values = _merged(values, needs(case).get("config", {}))
     _renumber_tokens(values)
     config: PretrainedConfig = type(default)(**_arguments(values))
     return config
 
 
-def tiny_model(family: str) -> nn.Module:
+def tiny_model(case: str) -> nn.Module:
     """The real class in float32, all weights drawn at random, none left at zero."""
-    config = tiny_config(family)
+    config = tiny_config(case)
     torch.manual_seed(0)
     model: nn.Module = model_class(config)._from_config(
         copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32
@@ -62,17 +81,18 @@ def tiny_model(family: str) -> nn.Module:
             module.config._experts_implementation = "eager"
     with torch.no_grad():
         for parameter in model.parameters():
+            parameter.requires_grad = True
             if parameter.is_floating_point():
                 scale = 0.1 if parameter.dim() < 2 else 0.2
                 parameter += scale * torch.randn_like(parameter)
     return model.eval()
 
 
-def tiny_inputs(family: str) -> dict[str, Any]:
+def tiny_inputs(case: str) -> dict[str, Any]:
     """Text for the language tower, in the arguments the family takes."""
     generator = torch.Generator().manual_seed(1)
     inputs: dict[str, Any] = {"input_ids": _tokens(generator)}
-    for name, kind in needs(family).get("inputs", {}).items():
+    for name, kind in needs(case).get("inputs", {}).items():
         inputs[name] = _drawn(kind, generator)
     return {name: value for name, value in inputs.items() if value is not None}
 

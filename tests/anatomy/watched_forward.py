@@ -110,9 +110,7 @@ class _Watch(TorchFunctionMode):
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
         self._probabilities: torch.Tensor | None = None
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         if name in _PRODUCTS:

@@ -27,8 +27,8 @@ def _language(*parts: str) -> tuple[str, ...]:
 _BLOCKS = ("mlp", "shared", "experts")
 _GATE_UP = tuple(f"{block}.{half}" for block in _BLOCKS for half in ("gate", "up", "gate_up"))
 _DOWN = tuple(f"{block}.down" for block in _BLOCKS)
-# `attn.kv` is a latent that keys and values share. Fused tensors by name too, for those whose slices
-# no table tells.
+# `attn.kv` is a latent that keys and values share. Fused tensors by name too, for those whose
+# slices no table tells.
 _QKV = ("attn.q", "attn.k", "attn.v", "attn.kv", "attn.qkv")
 
 RECIPES: dict[str, Recipe] = {

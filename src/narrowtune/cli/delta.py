@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from narrowtune.cli.inspect import Trust
+
 if TYPE_CHECKING:
     from narrowtune.delta import Check
     from narrowtune.record.delta_header import Header
@@ -48,13 +50,15 @@ def delta_apply_command(
     alpha: Alpha = 1.0,
     revision: Revision = None,
     device: Device = "cpu",
+    trust_remote_code: Trust = False,
 ) -> None:
     """Write the base with a delta on it as a folder that `from_pretrained` loads."""
     _refuse_existing(out)
     from narrowtune.delta import load
     from narrowtune.models.loading import save_model
 
-    model = load(base, delta=delta, alpha=alpha, revision=revision, device=device)
+    source = {"revision": revision, "device": device, "trust_remote_code": trust_remote_code}
+    model = load(base, delta=delta, alpha=alpha, **source)  # type: ignore[arg-type]
     save_model(model, base, out, revision)
     typer.echo(f"wrote {out}")
 
@@ -81,6 +85,7 @@ def delta_verify_command(
     ] = None,
     revision: Revision = None,
     device: Device = "cpu",
+    trust_remote_code: Trust = False,
     json: Json = False,
 ) -> None:
     """Prove that the base is the delta's, and that training changed nothing outside it.
@@ -92,9 +97,9 @@ def delta_verify_command(
 
     *before, last = [read_delta(path) for path in delta]
     dtype = last.header.base.dtype
-    model = load_model(base, revision, dtype, device)
+    model = load_model(base, revision, dtype, device, trust_remote_code)
     apply_deltas(model, before)
-    other = None if tuned is None else load_model(tuned, None, dtype, device)
+    other = None if tuned is None else load_model(tuned, None, dtype, device, trust_remote_code)
     checks = verify(model, last, other)
     if json:
         typer.echo(json_module.dumps([vars(check) for check in checks], indent=1))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from narrowtune.cli.inspect import Trust
 from narrowtune.cli.tasks import GivenTask, given_tasks
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def eval_command(
     out: Annotated[
         Path | None, typer.Option(help="New folder for scores.json and per-sample predictions.")
     ] = None,
+    trust_remote_code: Trust = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Score a model on test files; nothing is trained.
@@ -85,14 +87,20 @@ def eval_command(
     where = check_device(device)
     how = {"scoring": scoring, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     prepared = _prepare(
-        load_processing(model, revision),
+        load_processing(model, revision, trust_remote_code),
         asked,
         cast("How", how),
         {"limit": limit, "image_root": images},
     )
     rows = []
     weights = load(
-        model, delta=delta or None, alpha=alpha, revision=revision, dtype=dtype.value, device=where
+        model,
+        delta=delta or None,
+        alpha=alpha,
+        revision=revision,
+        dtype=dtype.value,
+        device=where,
+        trust_remote_code=trust_remote_code,
     )
     for given, result in _score(weights, asked, prepared):
         rows.append(_row(given, result))

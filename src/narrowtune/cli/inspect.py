@@ -36,15 +36,21 @@ Keep = Annotated[
 Revision = Annotated[
     str | None, typer.Option("--revision", help="Commit or branch of a hub model.")
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-remote-code", help="Run Python code that comes with the model."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
-def inspect_command(model: Model, revision: Revision = None, json: Json = False) -> None:
+def inspect_command(
+    model: Model, revision: Revision = None, trust_remote_code: Trust = False, json: Json = False
+) -> None:
     """Show a model's towers, parts, sizes and ties, and what each recipe would train.
 
     Only the config is read; no weights are needed.
     """
-    anatomy = _anatomy(model, revision)
+    anatomy = _anatomy(model, revision, trust_remote_code)
     if json:
         typer.echo(json_module.dumps(anatomy.to_dict(), indent=1))
         return
@@ -65,13 +71,14 @@ def select_command(
     terms: Terms,
     keep: Keep = None,
     revision: Revision = None,
+    trust_remote_code: Trust = False,
     json: Json = False,
 ) -> None:
     """Show exactly which tensors a selection trains: the terms, less what --keep names.
 
     Only the config is read; --json lists every tensor by name.
     """
-    selection = _anatomy(model, revision).select(terms, keep=keep or ())
+    selection = _anatomy(model, revision, trust_remote_code).select(terms, keep=keep or ())
     if json:
         typer.echo(json_module.dumps(selection.to_dict(), indent=1))
         return
@@ -89,11 +96,11 @@ def select_command(
         _line(console, f"note: {note}")
 
 
-def _anatomy(model: str, revision: str | None) -> Anatomy:
+def _anatomy(model: str, revision: str | None, trust_remote_code: bool) -> Anatomy:
     from narrowtune.anatomy import Anatomy
     from narrowtune.models.skeleton import load_config
 
-    return Anatomy.of(load_config(model, revision))
+    return Anatomy.of(load_config(model, revision, trust_remote_code))
 
 
 def _table(*columns: str) -> Table:

@@ -126,3 +126,6 @@ def _print_plan(plan: Plan) -> None:
     console.print(f"{plan.anatomy.class_name}, digest {plan.digest[:12]}")
     for table in (sizes, stages, tasks):
         console.print(table)
+    for arm in arms:
+        for note in arm["notes"]:
+            console.print(f"note: {arm['name']}: {note}", markup=False, highlight=False)

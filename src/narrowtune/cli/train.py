@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from narrowtune.cli.inspect import Trust
 from narrowtune.cli.run import BatchSize, Device, Json, Out, Overrides, Resume, SaveModels, execute
 from narrowtune.cli.tasks import given_tasks, plain, split_metric, task_name
 
@@ -46,6 +47,7 @@ def train_command(
     override: Overrides = None,
     resume: Resume = False,
     device: Device = None,
+    trust_remote_code: Trust = False,
     evaluation_batch_size: BatchSize = 64,
     save_models: SaveModels = True,
     json: Json = False,
@@ -59,6 +61,7 @@ def train_command(
     if test is None and not held_out:
         typer.echo("note: without --test and --held-out nothing will be scored", err=True)
     raw["training"] = {"learning_rate": learning_rate}
+    raw["model"]["trust_remote_code"] = trust_remote_code
     apply_overrides(raw, override or ())
     experiment = parse_experiment(raw, "train")
     resolved = plan(experiment, evaluation_batch_size=evaluation_batch_size)

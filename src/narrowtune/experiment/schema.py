@@ -23,11 +23,15 @@ class Section(BaseModel):
 
 
 class ModelSpec(Section):
-    """Which model is taught: a bundled name, a local folder or a hub id with its commit."""
+    """Which model is taught: a bundled name, a local folder or a hub id with its commit.
+
+    `trust_remote_code` lets Python code that comes with the model run.
+    """
 
     id: str
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    trust_remote_code: bool = False
 
 
 class Scored(Section):

@@ -16,10 +16,16 @@ from transformers import (
 from transformers.utils import is_torchvision_available
 
 
-def load_processor(folder: str, revision: str | None, config: Any) -> Any:
+def load_processor(
+    folder: str, config: Any, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
     """The model's processor, its image half where torchvision is missing; None for text models."""
     if type(config) not in PROCESSOR_MAPPING:
-        return None
+        if "AutoProcessor" not in (getattr(config, "auto_map", None) or {}):
+            return None
+        return AutoProcessor.from_pretrained(
+            folder, revision=revision, trust_remote_code=trust_remote_code
+        )
     processor_class = PROCESSOR_MAPPING[type(config)]
     if "video_processor" in processor_class.get_attributes() and not is_torchvision_available():
         return _image_half(processor_class, folder, revision)

@@ -22,7 +22,11 @@ _COMPANIONS = (".json", ".jinja", ".model", ".txt")
 
 
 def load_model(
-    model: str, revision: str | None = None, dtype: str = "auto", device: str | None = None
+    model: str,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> nn.Module:
     """The model with its weights, in evaluation mode.
 
@@ -31,13 +35,14 @@ def load_model(
         revision: Commit of a hub model.
         dtype: `float32`, `bfloat16` or `auto` (see `choose_dtype`).
         device: A torch device; the GPU where there is one, otherwise the CPU.
+        trust_remote_code: Whether Python code that comes with the model may run.
 
     Raises:
         InputError: If it is no model, or its weights don't fit its config.
     """
     target = check_device(device)
     disable_progress_bar()
-    config = load_config(model, revision)
+    config = load_config(model, revision, trust_remote_code)
     kind: Any = model_class(config)
     try:
         loaded, info = kind.from_pretrained(

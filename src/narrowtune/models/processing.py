@@ -291,8 +291,15 @@ class Processing:
         return token == self.image_token_id
 
 
-def load_processing(model: str, revision: str | None = None) -> Processing:
+def load_processing(
+    model: str, revision: str | None = None, trust_remote_code: bool = False
+) -> Processing:
     """The processing of a bundled model, a local folder or a hub id.
+
+    Args:
+        model: Which one.
+        revision: Commit of a hub model.
+        trust_remote_code: Whether Python code that comes with the model may run.
 
     Raises:
         InputError: It has no tokenizer, or a multimodal model no image processor.
@@ -300,11 +307,12 @@ def load_processing(model: str, revision: str | None = None) -> Processing:
     from narrowtune.models.skeleton import load_config, resolve
 
     folder = resolve(model)
-    config = load_config(model, revision)
+    config = load_config(model, revision, trust_remote_code)
+    source: Any = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        processor = load_processor(folder, revision, config)
+        processor = load_processor(folder, config, **source)
         tokenizer = processor.tokenizer if processor is not None else None
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder, revision=revision)
+        tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder, **source)
     except (OSError, ValueError) as error:
         why = " ".join(str(error).split())
         raise InputError(

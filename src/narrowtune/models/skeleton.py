@@ -46,8 +46,15 @@ def resolve(model: str) -> str:
     return model
 
 
-def load_config(model: str, revision: str | None = None) -> PretrainedConfig:
+def load_config(
+    model: str, revision: str | None = None, trust_remote_code: bool = False
+) -> PretrainedConfig:
     """The config of a MODEL: of a folder, with or without weights, or from the hub.
+
+    Args:
+        model: A bundled name, a local folder or a hub id.
+        revision: Commit of a hub model.
+        trust_remote_code: Whether Python code that comes with the model may run.
 
     Raises:
         InputError: If there is none, it cannot be read, or its family is unknown.
@@ -55,11 +62,13 @@ def load_config(model: str, revision: str | None = None) -> PretrainedConfig:
     source = resolve(model)
     local = Path(source).is_dir()
     if local:
-        _check_config_file(Path(source) / _CONFIG)
+        _check_config_file(Path(source) / _CONFIG, trust_remote_code)
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(source, revision=revision)
+        return AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code
+        )
     # A config is checked by many hands (transformers, the hub client, the config class), each
     # with errors of its own; whichever objects, it is the input that is wrong.
     except Exception as error:
@@ -85,10 +94,24 @@ def model_class(config: PretrainedConfig) -> type[Any]:
         if type(config) in mapping:
             found: type[Any] = mapping[type(config)]
             return found
+    if (custom := _custom_class(config)) is not None:
+        return custom
     raise InputError(
         f"the family {config.model_type!r} has no class that writes text from text or images, and "
         "only causal language models and image-text-to-text models can be taught"
     )
+
+
+def _custom_class(config: PretrainedConfig) -> type[Any] | None:
+    """The class that comes with the model, for a config that comes with it too, hence trusted."""
+    named = getattr(config, "auto_map", None) or {}
+    for auto in ("AutoModelForImageTextToText", "AutoModelForCausalLM"):
+        if auto in named:
+            from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+            found: type[Any] = get_class_from_dynamic_module(named[auto], config.name_or_path)
+            return found
+    return None
 
 
 def build_skeleton(config: PretrainedConfig) -> nn.Module:
@@ -121,7 +144,7 @@ def _check_folder(folder: Path, called: str) -> None:
         raise InputError(f"{called} is not a model folder: {_CONFIG} is missing in it")
 
 
-def _check_config_file(path: Path) -> None:
+def _check_config_file(path: Path, trusted: bool) -> None:
     """Refuses what transformers would refuse at length."""
     try:
         values = json.loads(path.read_text("utf-8"))
@@ -132,10 +155,12 @@ def _check_config_file(path: Path) -> None:
         raise InputError(f"{path} names no 'model_type', so its family is unknown")
     from transformers import CONFIG_MAPPING
 
-    if family not in CONFIG_MAPPING:
-        custom = " (its custom code is not run)" if "auto_map" in values else ""
+    custom = "auto_map" in values
+    if family not in CONFIG_MAPPING and not (custom and trusted):
+        asked = " (it comes with code of its own, which only --trust-remote-code runs)"
         raise InputError(
-            f"{path}: the installed transformers has no model_type {family!r}{custom}; "
+            f"{path}: the installed transformers has no model_type "
+            f"{family!r}{asked if custom else ''}; "
             f"{nearest(family, CONFIG_MAPPING.keys())}"
         )
 

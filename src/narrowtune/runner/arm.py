@@ -76,7 +76,13 @@ def teach_arm(session: Session, arm: ArmPlan) -> None:
 
 def _walk_stages(session: Session, arm: ArmPlan, saved: Path) -> None:
     spec = session.plan.experiment.model
-    model = load_model(session.plan.model, spec.revision, spec.dtype, str(session.engine.device))
+    model = load_model(
+        session.plan.model,
+        spec.revision,
+        spec.dtype,
+        str(session.engine.device),
+        spec.trust_remote_code,
+    )
     base = _base(session, model)
     trained = arm.selection.apply(model)
     for stage in session.plan.stages:
@@ -104,6 +110,13 @@ def score_all(session: Session, model: nn.Module, arm: str, stage: str) -> None:
         session.journal.add(scores=[found])
         session.journal.charge_evaluation(arm, stage, time.monotonic() - started)
         session.observer.score(found)
+
+
+def load_base(session: Session) -> nn.Module:
+    """The experiment's model with its weights, untouched."""
+    spec = session.plan.experiment.model
+    device = str(session.engine.device)
+    return load_model(session.plan.model, spec.revision, spec.dtype, device, spec.trust_remote_code)
 
 
 def _base(session: Session, model: nn.Module) -> Base:
@@ -145,6 +158,10 @@ def _teach_stage(
     with _frozen_towers_without_gradient(session, model, unit[0]):
         result = _run(session, model, trained, unit, checkpoint)
     model.eval()
+    if idle := result.unreached:
+        session.observer.note(
+            f"note: no gradient reached {len(idle)} trained parameters, such as {idle[0]}"
+        )
     peak = peak_bytes(session.engine.device)
     after = ledger.look()
     difference = ledger.changed(after)

@@ -10,9 +10,9 @@ from narrowtune.delta import fingerprint
 from narrowtune.engine import Engine, deterministic
 from narrowtune.errors import InputError, RunFailed
 from narrowtune.experiment import digest
-from narrowtune.models.loading import check_device, choose_dtype, load_model
+from narrowtune.models.loading import check_device, choose_dtype
 from narrowtune.record import BASE, Record
-from narrowtune.runner.arm import Session, score_all, teach_arm
+from narrowtune.runner.arm import Session, load_base, score_all, teach_arm
 from narrowtune.runner.environment import environment
 from narrowtune.runner.folder import claim, model_path
 from narrowtune.runner.interrupt import stop_on_signal
@@ -127,7 +127,7 @@ def _everything(session: Session) -> None:
     plan, journal = session.plan, session.journal
     journal.status("running")
     spec = plan.experiment.model
-    model = load_model(plan.model, spec.revision, spec.dtype, str(session.engine.device))
+    model = load_base(session)
     facts = environment(session.engine.device, session.engine.processes)
     facts["dtype"] = str(choose_dtype(spec.dtype, str(session.engine.device)))
     facts["model_sha256"] = digest(fingerprint(model))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from narrowtune.anatomy import Anatomy, Selection
 from narrowtune.data.encoding import Encoded
+from narrowtune.errors import InputError
 from narrowtune.evaluation import PreparedTask
 from narrowtune.experiment import ArmSpec, Experiment, Scored, StageSpec, TrainingSpec, digest
 from narrowtune.models.processing import Processing
@@ -14,6 +15,7 @@ from narrowtune.record import DataFile
 from narrowtune.training import Settings, batch_order, planned_steps
 
 Role = Literal["target", "held_out"]
+_READ_IMAGES = ("vision", "connector")
 
 # AdamW in fp32: gradient and two moments, 4 bytes each.
 _OPTIMISER_BYTES = 12
@@ -101,6 +103,37 @@ class Plan:
             seed=self.experiment.seed * 1000 + stage.number,
         )
 
+    def unreached(self, arm: ArmPlan, stage: StagePlan) -> list[str]:
+        """Trained towers that no sample of the stage sends anything through."""
+        towers = dict.fromkeys(tensor.tower for tensor in arm.selection.tensors)
+        if any(row.example.images for row in stage.rows):
+            return []
+        return [tower for tower in towers if tower in _READ_IMAGES]
+
+    def check_reach(self, arm: ArmPlan, stage: StagePlan) -> None:
+        """Refuse a stage in which nothing that the arm trains can learn.
+
+        Raises:
+            InputError: If it trains only what reads images, and the stage has none.
+        """
+        idle = self.unreached(arm, stage)
+        if idle and len(idle) == len({tensor.tower for tensor in arm.selection.tensors}):
+            raise InputError(
+                f"it trains only {' and '.join(idle)}, and no sample of {stage.spec.train} has an "
+                "image, so no gradient reaches it; give samples with images, or train language too"
+            )
+
+    def notes(self, arm: ArmPlan) -> list[str]:
+        """What a careful user wants to know about an arm before it is trained."""
+        notes = list(arm.selection.notes)
+        for stage in self.stages:
+            if idle := self.unreached(arm, stage):
+                notes.append(
+                    f"stage {stage.name}: no sample has an image, so {' and '.join(idle)} stay as "
+                    "they are"
+                )
+        return notes
+
     def to_dict(self) -> dict[str, Any]:
         """What will be trained and scored, in numbers; lands in the record."""
         return {
@@ -125,7 +158,7 @@ class Plan:
             "total_numel": arm.selection.total_numel,
             "trained_tensors": len(arm.selection.trained),
             "optimiser_bytes": _OPTIMISER_BYTES * trained,
-            "notes": list(arm.selection.notes),
+            "notes": self.notes(arm),
             "stages": [self._stage_row(arm, stage) for stage in self.stages],
         }
 

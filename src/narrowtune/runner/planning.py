@@ -52,6 +52,7 @@ def plan(
         for stage in whole.stages:
             with problems.collect(f"arm {arm.name} at stage {stage.name}"):
                 whole.settings(arm, stage)
+                whole.check_reach(arm, stage)
     problems.check()
     return whole
 
@@ -63,8 +64,8 @@ def _model(
     spec = experiment.model
     model = _found(spec.id, root)
     try:
-        anatomy = Anatomy.of(load_config(model, spec.revision))
-        return model, anatomy, load_processing(model, spec.revision)
+        source = (model, spec.revision, spec.trust_remote_code)
+        return model, Anatomy.of(load_config(*source)), load_processing(*source)
     except InputError as error:
         raise InputError([*error.problems, *_data_problems(experiment, reader)]) from error
 

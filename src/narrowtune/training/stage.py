@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -53,7 +53,10 @@ class Hooks:
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage did: its steps, and what they cost in this and earlier sessions."""
+    """What a stage did: its steps, and what they cost in this and earlier sessions.
+
+    `unreached` names the trained parameters that no gradient came to in this session.
+    """
 
     steps: tuple[StepResult, ...]
     seconds: float
@@ -61,6 +64,7 @@ class StageResult:
     tokens: int
     supervised_tokens: int
     order_sha256: str
+    unreached: tuple[str, ...] = ()
 
 
 @dataclass
@@ -126,7 +130,7 @@ def run_stage(
             save()
 
     teach(model, weights, optimiser, steps(len(progress.done)), engine, after_step)
-    return _result(progress, batches, rows)
+    return replace(_result(progress, batches, rows), unreached=weights.unreached)
 
 
 def batch_order(lengths: Sequence[int], settings: Settings) -> list[list[int]]:

@@ -22,6 +22,12 @@ class TrainedWeights:
         self.names = [name for name, _ in named]
         self._model = [parameter for _, parameter in named]
         self.masters = [_master(parameter) for parameter in self._model]
+        self._reached: set[str] = set()
+
+    @property
+    def unreached(self) -> tuple[str, ...]:
+        """Names of the parameters that no gradient has come to yet."""
+        return tuple(name for name in self.names if name not in self._reached)
 
     @property
     def numel(self) -> int:
@@ -30,8 +36,11 @@ class TrainedWeights:
 
     def collect(self) -> None:
         """Add the gradients of a micro-batch to the masters', in fp32, and free the model's."""
-        for parameter, master in zip(self._model, self.masters, strict=True):
-            if parameter is master or parameter.grad is None:
+        for name, parameter, master in zip(self.names, self._model, self.masters, strict=True):
+            if parameter.grad is None:
+                continue
+            self._reached.add(name)
+            if parameter is master:
                 continue
             gradient = parameter.grad.to(master.dtype)
             master.grad = gradient if master.grad is None else master.grad.add_(gradient)
