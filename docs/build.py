@@ -1,7 +1,7 @@
 """Writes the generated pages of the documentation, or checks that they are up to date.
 
-python docs/build.py            # write docs/cli.md
-python docs/build.py --check    # exit 1 if it differs from what the code says
+python docs/build.py                     # write all
+python docs/build.py cli.md --check      # exit 1 if it differs from what the code says
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import os
 import sys
 from pathlib import Path
 
+from families import families_page
 from typer.testing import CliRunner
 
-PAGE = Path(__file__).parent / "cli.md"
 COMMANDS = (
     "demo", "inspect", "select", "plan", "train", "run", "eval", "report",
     "delta show", "delta apply", "delta scale", "delta verify", "data check", "doctor",
@@ -41,16 +41,24 @@ def command_line_page() -> str:
     return "\n".join(parts)
 
 
+PAGES = {"cli.md": command_line_page, "families.md": families_page}
+
+
 def main() -> None:
     """Write or check."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "pages", nargs="*", choices=[[], *PAGES], metavar="PAGE", help="default: all"
+    )
     parser.add_argument("--check", action="store_true")
-    page = command_line_page()
-    if not parser.parse_args().check:
-        PAGE.write_text(page, encoding="utf-8")
-        print(f"wrote {PAGE.name}")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
-        sys.exit(f"{PAGE.name} is out of date: run `make docs`")
+    asked = parser.parse_args()
+    for name in asked.pages or PAGES:
+        path, page = Path(__file__).parent / name, PAGES[name]()
+        if not asked.check:
+            path.write_text(page, encoding="utf-8")
+            print(f"wrote {name}")
+        elif not path.exists() or path.read_text(encoding="utf-8") != page:
+            sys.exit(f"{name} is out of date: run `make docs`")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ SURFACE = {
     "Anatomy", "Delta", "Experiment", "InputError", "Ledger", "NarrowTuneError", "Observer",
     "Options", "Plan", "Record", "RunFailed", "Selection", "__version__", "apply_delta",
     "headline", "load", "load_config", "load_experiment", "parse_experiment", "plan",
-    "read_delta", "read_record", "release", "run", "write_html",
+    "read_delta", "read_record", "release", "resolve", "run", "write_html",
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from narrowtune.anatomy import Anatomy, Selection, release
     from narrowtune.delta import Delta, Ledger, apply_delta, load, read_delta
     from narrowtune.experiment import Experiment, load_experiment, parse_experiment
-    from narrowtune.models.skeleton import load_config
+    from narrowtune.models.skeleton import load_config, resolve
     from narrowtune.record import Record, read_record
     from narrowtune.report import headline, write_html
     from narrowtune.runner import Observer, Options, Plan, plan, run
@@ -40,6 +40,7 @@ _HOMES = {
     "read_delta": "delta",
     "Experiment": "experiment",
     "load_config": "models.skeleton",
+    "resolve": "models.skeleton",
     "load_experiment": "experiment",
     "parse_experiment": "experiment",
     "Record": "record",
@@ -77,6 +78,7 @@ __all__ = [
     "read_delta",
     "read_record",
     "release",
+    "resolve",
     "run",
     "write_html",
 ]

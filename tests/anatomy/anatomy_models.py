@@ -1,7 +1,4 @@
-"""Configs of every supported family, tiny and at real sizes; run as a script, it writes `golden/`.
-
-The values are written out here: no hub is reached.
-"""
+"""Configs of the families users start with, tiny and at real sizes: no hub is reached."""
 
 from __future__ import annotations
 
@@ -12,9 +9,7 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from narrowtune.anatomy import Anatomy, TensorInfo
-
-GOLDEN = Path(__file__).parent / "golden"
+from narrowtune.anatomy import Anatomy
 
 _TEXT: dict[str, Any] = {
     "hidden_size": 32,
@@ -154,27 +149,3 @@ def model_folder(folder: Path, values: dict[str, Any]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(values), encoding="utf-8")
     return str(folder)
-
-
-def golden_text(anatomy: Anatomy) -> str:
-    """One line per tensor: `name -> tower.part[layer]`, with what is special about it."""
-    return "".join(f"{_line(t)}\n" for t in (*anatomy.parameters, *anatomy.buffers))
-
-
-def _line(tensor: TensorInfo) -> str:
-    layer = "" if tensor.layer is None else f"[{tensor.layer}]"
-    marks = []
-    if tensor.slices:
-        rows = (f"{s.part} {lo}:{hi}" for s in tensor.slices for lo, hi in s.ranges)
-        marks.append(f"dim {tensor.slices[0].dim}: {', '.join(rows)}")
-    if tensor.tied_to:
-        marks.append(f"tied to {tensor.tied_to}")
-    if tensor.buffer:
-        marks.append("buffer" if tensor.persistent else "buffer, in no checkpoint")
-    return f"{tensor.name} -> {tensor.term}{layer}" + "".join(f"  ({mark})" for mark in marks)
-
-
-if __name__ == "__main__":
-    GOLDEN.mkdir(exist_ok=True)
-    for name in TINY:
-        (GOLDEN / f"{name}.txt").write_text(golden_text(tiny(name)), encoding="utf-8")

@@ -1,26 +1,38 @@
 """That the naming is right, by numbers: what a tensor is called, the forward must bear out.
 
-Each family's real class is built tiny with random weights and reads a text once. Which entries
-reach the query of an attention is asked of autograd: an entry reaches it exactly if its gradient
-is not zero. Which half of an MLP is linear is asked by scaling it. `tiny_families.toml` lists the
-families that can't be run, and the laws that a family does not keep, with the reason.
+Each family's real class is built tiny with random weights and reads a text once, or looks at an
+image. Which entries reach the query of an attention is asked of autograd: an entry reaches it
+exactly if its gradient is not zero. Which half of an MLP is linear is asked by scaling it.
+`tiny_families.toml` lists the families that can't be run, and the laws that a family does not
+keep, with the reason.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import pytest
 import torch
-from tiny_families import cases, family_of, needs, table, tiny_inputs, tiny_model
+from tiny_families import (
+    cases,
+    family_of,
+    needs,
+    seeing_cases,
+    table,
+    tiny_config,
+    tiny_image,
+    tiny_inputs,
+    tiny_model,
+)
 from watched_forward import AttentionCall, Forward, watched_forward
 
 from narrowtune.anatomy import Anatomy, TensorInfo
-from narrowtune.models.gallery import exceptions
+from narrowtune.models.gallery import exceptions, families, sample_config
+from narrowtune.models.skeleton import build_skeleton
 
 REACHES = {
     "query": {"attn.q", "attn.qkv"},
@@ -29,17 +41,17 @@ REACHES = {
 }
 """The parts that must reach each of an attention's three operands; no other `attn` may."""
 
-LAWS = ("attention", "mlp", "used")
 EXCLUDED: dict[str, str] = {**exceptions(), **table()["excluded"]}
 _KINDS = ("mlp", "experts", "shared")
 _FACTOR = -0.5  # a power of two scales exactly, and no activation keeps the sign
 
 
-def _sampled() -> Iterator[object]:
-    sample = set(table()["sample"])
-    for case in cases():
+def _sampled(cases: Iterable[str], sample: str) -> Iterator[object]:
+    """Test parameters; those outside the named sample are slow."""
+    for case in cases:
         if family_of(case) not in EXCLUDED:
-            yield pytest.param(case, marks=[] if case in sample else pytest.mark.slow)
+            fast = case in table()[sample]
+            yield pytest.param(case, marks=[] if fast else pytest.mark.slow)
 
 
 @dataclass(frozen=True)
@@ -62,20 +74,32 @@ class Entries:
 
 
 class Subject:
-    """A model whose forward was watched, and what the anatomy calls its language tensors."""
+    """A tiny model, what its anatomy calls its tensors, and a forward that was watched.
 
-    def __init__(self, case: str) -> None:
-        self.case = case
+    Args:
+        case: A family, or a variant of one.
+        tower: Whose tensors are all judged: `language` reads a text, `vision` sees an image.
+    """
+
+    def __init__(self, case: str, tower: str = "language") -> None:
+        self.case, self.tower = case, tower
         self.model = tiny_model(case)
-        self.inputs = tiny_inputs(case)
         self.parameters = dict(self.model.named_parameters(remove_duplicate=False))
         found = Anatomy.of(self.model).parameters
         self.entries = [e for t in found for e in _entries(t)]
-        self.language = [e for e in self.entries if e.tensor.tower == "language"]
 
     @cached_property
     def seen(self) -> Forward:
-        return watched_forward(self.model, self.inputs)
+        return self.run()
+
+    def run(self) -> Forward:
+        if self.tower == "vision":
+            return watched_forward(self.model, self.model.get_image_features, tiny_image(self.case))
+        return watched_forward(self.model, self.model, tiny_inputs(self.case))
+
+    @property
+    def of_tower(self) -> list[Entries]:
+        return [e for e in self.entries if e.tensor.tower == self.tower]
 
     def under(self, path: str) -> list[Entries]:
         """The entries that lie in a module."""
@@ -83,7 +107,8 @@ class Subject:
 
     def exempt(self, law: str, name: str) -> bool:
         """Whether the table excuses a tensor from a law."""
-        patterns = needs(self.case).get("exempt", {}).get(law, {})
+        exempt = [row.get("exempt", {}) for row in (needs(self.case), table()["everywhere"])]
+        patterns = [pattern for laws in exempt for pattern in laws.get(law, {})]
         return any(re.search(pattern, name) for pattern in patterns)
 
 
@@ -116,7 +141,7 @@ def broken_attention(subject: Subject) -> list[str]:
             broken += _misnamed(subject, members, role, values)
             if not any(e.part in REACHES[role] for e in members):
                 broken.append(f"{path}: nothing is named for its {role}")
-    named = {e.tensor.name for e in subject.language if e.part in set().union(*REACHES.values())}
+    named = {e.tensor.name for e in subject.of_tower if e.part in set().union(*REACHES.values())}
     broken += [f"{name}: in no attention" for name in sorted(named - judged)]
     return [line for line in broken if not subject.exempt("attention", line)]
 
@@ -175,11 +200,16 @@ def _gradients(
 
 def broken_mlps(subject: Subject) -> list[str]:
     """MLPs whose halves are not what they are called."""
-    lines = (
+    mlps = _mlps(subject)
+    lines = [
         f"{path} {kind}: {fault}"
-        for (path, kind), members in _mlps(subject).items()
+        for (path, kind), members in mlps.items()
         for fault in _mlp_faults(subject, members, kind)
-    )
+    ]
+    ended = {e.tensor.name for members in mlps.values() for e in members}
+    owned = [e for e in subject.of_tower if e.tensor.tied_to is None]
+    named = {e.tensor.name for e in owned if e.part.partition(".")[0] in _KINDS}
+    lines += [f"{name}: of no MLP with an end" for name in sorted(named - ended)]
     return [line for line in lines if not subject.exempt("mlp", line)]
 
 
@@ -205,31 +235,33 @@ def _within(path: str, entries: Iterable[Entries]) -> list[Entries]:
 
 def _mlp_faults(subject: Subject, members: list[Entries], kind: str) -> Iterator[str]:
     of = {p: [e for e in members if e.part == f"{kind}.{p}"] for p in ("gate", "up", "down")}
-    before = _entering(subject.seen, of["down"])
-    language = of["down"][0].tensor.tower == "language"
-    if not before:
-        if language and not re.search(r"experts\.\d+$", _parent(of["down"][0].tensor.name)):
+    judged = of["down"][0].tensor.tower == subject.tower
+    if not _entering(subject.seen, of["down"]):
+        # In a list of experts, one may not have been chosen.
+        if judged and not re.search(r"experts\.\d+\.", of["down"][0].tensor.name):
             yield "its down is multiplied with nothing"
         return
-    sizes = {_size(of[role]) for role in of if of[role]}
-    if language and len(sizes) > 1:
+    if not of["up"]:
+        yield "nothing is named up"
+    elif judged and len({_size(entries) for entries in of.values() if entries}) > 1:
         yield "the sizes of gate, up and down do not fit"
     for half in ("gate", "up"):
-        if not of[half]:
-            continue
-        after = _entering(_scaled(subject, of[half], _FACTOR), of["down"])
-        zero = [0.0] * len(before)
-        if needs(subject.case).get("affine"):
-            zero = _entering(_scaled(subject, of[half], 0.0), of["down"])
-        linear = _is_scaled(before, after, zero)
-        if linear is not (half == "up" and bool(of["gate"])):
-            yield f"{half} linear={linear}"
-        if all(map(torch.equal, before, after)):
-            yield f"{half} does not reach down"
+        if of[half]:
+            yield from _half_faults(subject, of, half)
 
 
-def _parent(name: str) -> str:
-    return name.rpartition(".")[0].rpartition(".")[0]
+def _half_faults(subject: Subject, of: dict[str, list[Entries]], half: str) -> Iterator[str]:
+    """What is wrong with the linear half, `up` beside a gate, or with one through activation."""
+    before = _entering(subject.seen, of["down"])
+    after = _entering(_scaled(subject, of[half], _FACTOR), of["down"])
+    zero: list[Any] = [None] * len(before)
+    if needs(subject.case).get("affine"):
+        zero = _entering(_scaled(subject, of[half], 0.0), of["down"])
+    linear = _is_scaled(before, after, zero)
+    if linear is not (half == "up" and bool(of["gate"])):
+        yield f"{half} linear={linear}"
+    if all(map(torch.equal, before, after)):
+        yield f"{half} does not reach down"
 
 
 def _size(entries: list[Entries]) -> int:
@@ -244,7 +276,7 @@ def _is_scaled(before: list[torch.Tensor], after: list[torch.Tensor], zero: list
     """Whether what enters `down` was scaled: exactly so, unless there is something at zero."""
     return len(before) == len(after) == len(zero) and all(
         torch.equal(y, _FACTOR * x)
-        if isinstance(z, float)
+        if z is None
         else torch.allclose(y - z, _FACTOR * (x - z), 1e-4, 1e-5)
         for x, y, z in zip(before, after, zero, strict=True)
     )
@@ -258,7 +290,7 @@ def _scaled(subject: Subject, entries: list[Entries], factor: float) -> Forward:
     for view in views:
         view.mul_(factor)
     with torch.no_grad():
-        seen = watched_forward(subject.model, subject.inputs)
+        seen = subject.run()
     for view, values in zip(views, kept, strict=True):
         view.copy_(values)
     return seen
@@ -271,7 +303,7 @@ def unused(subject: Subject) -> list[str]:
     """Attention and MLP entries without which the model would say the same."""
     kinds = ("attn.", "mlp.", "experts.", "shared.")
     # An indexer chooses among keys, and a choice has no gradient.
-    named = [e for e in subject.language if e.part.startswith(kinds) and e.part != "attn.indexer"]
+    named = [e for e in subject.of_tower if e.part.startswith(kinds) and e.part != "attn.indexer"]
     named = [e for e in named if not subject.exempt("used", e.tensor.name)]
     gradients = _gradients(subject, [subject.seen.logits], named)
     used: dict[str, bool] = {}
@@ -286,9 +318,65 @@ def unused(subject: Subject) -> list[str]:
 # --- the tests ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", _sampled())
+@pytest.mark.parametrize("case", _sampled(cases(), "sample"))
 def test_names_are_what_the_forward_does(case: str) -> None:
     subject = Subject(case)
     assert broken_attention(subject) == []
     assert broken_mlps(subject) == []
     assert unused(subject) == []
+
+
+@pytest.mark.parametrize("case", _sampled(seeing_cases(), "seeing_sample"))
+def test_names_are_what_the_vision_forward_does(case: str) -> None:
+    subject = Subject(case, "vision")
+    assert broken_attention(subject) == []
+    assert broken_mlps(subject) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [f for f in families() if f not in EXCLUDED])
+def test_tiny_models_have_every_kind_of_tensor_of_the_family(family: str) -> None:
+    """So no kind of layer escapes the laws."""
+    full, tiny = (
+        {
+            re.sub(r"\.\d+(?=\.)", ".*", name)
+            for name, _ in build_skeleton(config).named_parameters()
+        }
+        for config in (sample_config(family), tiny_config(family))
+    )
+    assert full - tiny == set()
+
+
+def _renamed(subject: Subject, renamed: dict[str, str]) -> Subject:
+    subject.entries = [replace(e, part=renamed.get(e.part, e.part)) for e in subject.entries]
+    return subject
+
+
+@pytest.mark.parametrize("pair", [("attn.q", "attn.k"), ("attn.k", "attn.v"), ("attn.v", "attn.o")])
+def test_names_that_change_places_are_found_out(pair: tuple[str, str]) -> None:
+    one, other = pair
+    assert broken_attention(_renamed(Subject("llama"), {one: other, other: one}))
+
+
+def test_a_gate_called_up_is_found_out() -> None:
+    swapped = {"mlp.gate": "mlp.up", "mlp.up": "mlp.gate"}
+    assert broken_mlps(_renamed(Subject("llama"), swapped))
+    assert broken_mlps(_renamed(Subject("llama"), {"mlp.gate": "other"}))
+
+
+def test_rows_off_by_one_are_found_out() -> None:
+    subject = Subject("deepseek_v3")
+    subject.entries = [
+        replace(e, ranges=tuple((lo + 1, hi + 1) for lo, hi in e.ranges))
+        if e.part == "attn.kv"
+        else e
+        for e in subject.entries
+    ]
+    assert broken_attention(subject)
+
+
+def test_a_tensor_without_effect_is_found_out() -> None:
+    subject = Subject("llama")
+    with torch.no_grad():
+        subject.parameters["model.layers.1.self_attn.o_proj.weight"].zero_()
+    assert "model.layers.1.self_attn.v_proj.weight attn.v" in unused(subject)

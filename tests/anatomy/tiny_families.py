@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from narrowtune.models.gallery import families, sample_config
-from narrowtune.models.skeleton import model_class
+from narrowtune.models.skeleton import build_skeleton, model_class
 
 _COUNTS = (
     "num_hidden_layers",
@@ -34,6 +34,7 @@ _COUNTS = (
 _NOT_ARGUMENTS = {"transformers_version", "architectures", "id2label", "label2id", "_name_or_path"}
 _FIRST_SPECIAL_TOKEN, _LAST_SPECIAL_TOKEN = 64, 127
 BATCH, LENGTH = 2, 12
+_MOST = 10**8
 
 
 @lru_cache
@@ -73,6 +74,8 @@ def tiny_model(case: str) -> nn.Module:
     """The real class in float32, all weights drawn at random, none left at zero."""
     config = tiny_config(case)
     torch.manual_seed(0)
+    numel = sum(parameter.numel() for parameter in build_skeleton(config).parameters())
+    assert numel < _MOST, f"{case} is not tiny: {numel} numbers"
     model: nn.Module = model_class(config)._from_config(
         copy.deepcopy(config), attn_implementation="eager", dtype=torch.float32
     )
@@ -97,6 +100,18 @@ def tiny_inputs(case: str) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if value is not None}
 
 
+def seeing_cases() -> tuple[str, ...]:
+    """The families whose image tower the table knows how to ask alone."""
+    return tuple(family for row in table()["images"] for family in row["families"])
+
+
+def tiny_image(family: str) -> dict[str, Any]:
+    """An image, in the arguments of the family's `get_image_features`."""
+    generator = torch.Generator().manual_seed(1)
+    row = next(row for row in table()["images"] if family in row["families"])
+    return {name: _drawn(kind, generator) for name, kind in row["inputs"].items()}
+
+
 def _tokens(generator: torch.Generator) -> torch.Tensor:
     return torch.randint(30, 60, (BATCH, LENGTH), generator=generator)
 
@@ -104,9 +119,9 @@ def _tokens(generator: torch.Generator) -> torch.Tensor:
 def _drawn(kind: Any, generator: torch.Generator) -> Any:
     """An input by how the table writes it.
 
-    `tokens`; `none`; sizes of noise; `{uniform = sizes}`; `{ones = sizes}`; `{encoded = sizes}`, what an encoder
-    returns; `{image = token, count = n}`, tokens of which the first are an image's; `{count = n}`, the mask
-    that says so; or a value.
+    A value; `tokens`; `none`; sizes of noise; `{exactly = values}`; `{uniform = sizes}`;
+    `{ones = sizes}`; `{encoded = sizes}`, what an encoder returns; `{count = n}`, a mask of the
+    first; `{image = token, count = n}`, tokens of which the first are an image's.
     """
     if kind == "tokens":
         return _tokens(generator)
@@ -116,15 +131,25 @@ def _drawn(kind: Any, generator: torch.Generator) -> Any:
         return torch.randn(*kind, generator=generator)
     if not isinstance(kind, dict):
         return kind
-    if "uniform" in kind:
-        return torch.rand(*kind["uniform"], generator=generator)
-    if "encoded" in kind:
-        encoded = torch.randn(*kind["encoded"], generator=generator)
-        return BaseModelOutputWithPooling(encoded, encoded)
-    if "ones" in kind:
-        return torch.ones(*kind["ones"], dtype=torch.long)
-    first = torch.arange(LENGTH).expand(BATCH, LENGTH) < kind["count"]
-    return _tokens(generator).masked_fill(first, kind["image"]) if "image" in kind else first
+    made = {name: _MAKERS[name](value, generator) for name, value in kind.items()}
+    if "image" in made:
+        return _tokens(generator).masked_fill(made["count"], made["image"])
+    return next(iter(made.values()))
+
+
+def _encoded(sizes: list[int], generator: torch.Generator) -> BaseModelOutputWithPooling:
+    states = torch.randn(*sizes, generator=generator)
+    return BaseModelOutputWithPooling(states, states)
+
+
+_MAKERS: dict[str, Callable[[Any, torch.Generator], Any]] = {
+    "exactly": lambda values, _: torch.tensor(values),
+    "uniform": lambda sizes, generator: torch.rand(*sizes, generator=generator),
+    "ones": lambda sizes, _: torch.ones(*sizes, dtype=torch.long),
+    "encoded": _encoded,
+    "count": lambda count, _: torch.arange(LENGTH).expand(BATCH, LENGTH) < count,
+    "image": lambda token, _: token,
+}
 
 
 def _shrunk(values: Mapping[Any, Any], words: Mapping[str, Any]) -> dict[Any, Any]:

@@ -7,7 +7,7 @@ a softmax, and is multiplied with a third (value). An MLP's end is where a weigh
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,11 +47,13 @@ class Forward:
     multiplied: dict[str, list[torch.Tensor]] = field(default_factory=dict)
 
 
-def watched_forward(model: nn.Module, inputs: Mapping[str, Any]) -> Forward:
-    """Runs the model once and tells what happened."""
+def watched_forward(
+    model: nn.Module, run: Callable[..., Any], inputs: Mapping[str, Any]
+) -> Forward:
+    """Runs a function of the model, such as the model itself, and tells what happened."""
     with _called_modules(model) as called, _Watch(model, called) as watch:
-        out = model(**inputs)
-    watch.seen.logits = out.logits if hasattr(out, "logits") else out[0]
+        out = run(**inputs)
+    watch.seen.logits = getattr(out, "logits", None)
     return watch.seen
 
 

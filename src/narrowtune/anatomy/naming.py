@@ -52,7 +52,7 @@ class Naming:
             tower=tower,
             part=row.label if row else "other",
             layer=self._layer(tower, name),
-            slices=self._slices(tower, fused, shape) if fused else None,
+            slices=self._slices(tower, name, fused, shape) if fused else None,
         )
 
     def tower(self, name: str) -> str:
@@ -89,9 +89,17 @@ class Naming:
                 before += depth
         return starts
 
-    def _slices(self, tower: str, fused: Fused, shape: Shape) -> tuple[Slice, ...] | None:
-        """Which entries belong to which part; None where the config does not say."""
-        numbers = [self._configs.number(tower, share) for share in (fused.groups, *fused.shares)]
+    def _slices(
+        self, tower: str, name: str, fused: Fused, shape: Shape
+    ) -> tuple[Slice, ...] | None:
+        """Which entries belong to which part; None where the config does not say.
+
+        Nor where a shape contradicts it: such a tensor can still be selected as a whole, and the
+        tests over all families allow none.
+        """
+        layer = self._stack(tower, name)[1]
+        wanted = (fused.groups, *fused.shares)
+        numbers = [self._configs.number(tower, share, layer) for share in wanted]
         sizes = tuple(number for number in numbers if number is not None)
         if len(sizes) < len(numbers):
             return None
@@ -110,7 +118,7 @@ class Naming:
     def _applies(self, row: Row, tower: str, name: str) -> bool:
         if not row.pattern.search(name):
             return False
-        if row.when and not self._configs.matches(tower, dict(row.when)):
+        if row.when and not self._configs.matches(tower, row.when, _index(name)):
             return False
         if row.beside is None and row.without is None:
             return True
@@ -119,6 +127,11 @@ class Naming:
         return (row.beside is None or any(map(row.beside.search, beside))) and not (
             row.without is not None and any(map(row.without.search, beside))
         )
+
+
+def _index(name: str) -> int | None:
+    """The first number in a name: the index of its layer, where it is in one."""
+    return next((int(word) for word in name.split(".") if word.isdigit()), None)
 
 
 def _parent(name: str) -> str:
@@ -139,11 +152,13 @@ def _by_parent(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 @lru_cache
-def _cut(fused: Fused, shape: Shape, groups: int, shares: tuple[int, ...]) -> tuple[Slice, ...]:
+def _cut(
+    fused: Fused, shape: Shape, groups: int, shares: tuple[int, ...]
+) -> tuple[Slice, ...] | None:
     dim = fused.dim % len(shape)
     unit, left = divmod(shape[dim], groups * sum(shares))
-    # An invariant of the table, not the user's doing: a wrong row must not pass silently.
-    assert left == 0, f"{shape} can't be cut into {groups} times {shares} at {dim}: {fused.parts}"
+    if left:
+        return None
     ranges: dict[str, list[tuple[int, int]]] = {part: [] for part in fused.parts}
     for part, lo, hi in _pieces(fused.parts, groups, [unit * share for share in shares]):
         if lo < hi:
