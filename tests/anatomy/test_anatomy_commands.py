@@ -131,7 +131,7 @@ def test_a_model_that_is_none_is_told_what_is_missing(tmp_path: Path) -> None:
         ("[]", "names no 'model_type'"),
         ('{"hidden_size": 8}', "names no 'model_type'"),
         ('{"model_type": "qwen2_5_vll"}', "did you mean 'qwen2_5_vl'"),
-        ('{"model_type": "mine", "auto_map": {}}', "its custom code is not run"),
+        ('{"model_type": "mine", "auto_map": {}}', "which only --trust-remote-code runs"),
         ('{"model_type": "llama", "hidden_size": "many"}', "is no valid config"),
         ('{"model_type": "clip"}', "no class that writes text"),
         ('{"model_type": "llama", "hidden_act": "relux"}', "cannot be built from this config"),

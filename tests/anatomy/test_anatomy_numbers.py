@@ -87,12 +87,14 @@ class Subject:
         self.parameters = dict(self.model.named_parameters(remove_duplicate=False))
         found = Anatomy.of(self.model).parameters
         self.entries = [e for t in found for e in _entries(t)]
+        self.excused: set[tuple[str, str]] = set()
 
     @cached_property
     def seen(self) -> Forward:
         return self.run()
 
     def run(self) -> Forward:
+        torch.manual_seed(0)
         if self.tower == "vision":
             return watched_forward(self.model, self.model.get_image_features, tiny_image(self.case))
         return watched_forward(self.model, self.model, tiny_inputs(self.case))
@@ -105,11 +107,17 @@ class Subject:
         """The entries that lie in a module."""
         return _within(path, self.entries)
 
-    def exempt(self, law: str, name: str) -> bool:
-        """Whether the table excuses a tensor from a law."""
-        exempt = [row.get("exempt", {}) for row in (needs(self.case), table()["everywhere"])]
-        patterns = [pattern for laws in exempt for pattern in laws.get(law, {})]
-        return any(re.search(pattern, name) for pattern in patterns)
+    def exempt(self, law: str, fault: str) -> bool:
+        """Whether the table excuses a fault."""
+        mine = [p for p in needs(self.case).get("exempt", {}).get(law, {}) if re.search(p, fault)]
+        self.excused |= {(law, pattern) for pattern in mine}
+        general = table()["everywhere"]["exempt"].get(law, {})
+        return bool(mine) or any(re.search(pattern, fault) for pattern in general)
+
+    def needless_excuses(self) -> set[tuple[str, str]]:
+        """What the table excuses in this family although nothing is wrong with it."""
+        laws = needs(self.case).get("exempt", {})
+        return {(law, pattern) for law in laws for pattern in laws[law]} - self.excused
 
 
 def _entries(tensor: TensorInfo) -> list[Entries]:
@@ -324,6 +332,7 @@ def test_names_are_what_the_forward_does(case: str) -> None:
     assert broken_attention(subject) == []
     assert broken_mlps(subject) == []
     assert unused(subject) == []
+    assert subject.needless_excuses() == set()
 
 
 @pytest.mark.parametrize("case", _sampled(seeing_cases(), "seeing_sample"))

@@ -15,25 +15,10 @@ from typing import Any
 import pytest
 
 import narrowtune as nt
-from narrowtune.cli import main
 from narrowtune.cli.train import shorthand
 from narrowtune.record import read_record
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def narrowtune(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command line in this process; gives exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["narrowtune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture
