@@ -36,7 +36,7 @@ def plan_of(words: Path, *terms: str, stages: list[dict[str, Any]] | None = None
 def test_training_only_what_reads_images_without_images_is_refused(
     words: Path, terms: list[str]
 ) -> None:
-    with pytest.raises(InputError, match="no sample of .*train.jsonl has an image") as caught:
+    with pytest.raises(InputError, match=r"no sample of .*train\.jsonl has an image") as caught:
         plan_of(words, *terms)
     assert "arm mine at stage words: it trains only" in str(caught.value)
 
@@ -53,14 +53,14 @@ def test_images_in_the_stage_make_no_note(words: Path, drawn: Path) -> None:
 
 
 def test_a_run_says_which_parameters_no_gradient_reached(words: Path, tmp_path: Path) -> None:
-    class Listener(Observer):
-        heard: list[str] = []
+    heard: list[str] = []
 
+    class Listener(Observer):
         def note(self, text: str) -> None:
-            self.heard.append(text)
+            heard.append(text)
 
     options = Options(device="cpu", save_models=False)
     record = nt.run(plan_of(words, "full"), tmp_path / "r", options=options, observer=Listener())
-    (told,) = [text for text in Listener.heard if "no gradient reached" in text]
+    (told,) = [text for text in heard if "no gradient reached" in text]
     assert "visual" in told
     assert record.status == "complete" and all(row.held for row in record.ledger)

@@ -29,7 +29,7 @@ _GATE_UP = tuple(f"{block}.{half}" for block in _BLOCKS for half in ("gate", "up
 _DOWN = tuple(f"{block}.down" for block in _BLOCKS)
 # `attn.kv` is a latent that keys and values share. Fused tensors by name too, for those whose
 # slices no table tells.
-_QKV = ("attn.q", "attn.k", "attn.v", "attn.kv", "attn.qkv")
+_QKV = ("attn.q", "attn.k", "attn.v", "attn.kv", "attn.qkv", "attn.q_k", "attn.k_v")
 
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
