@@ -28,7 +28,11 @@ PARTS = {
     *("router", "mixer", "norm", "embed", "head", "pos", "other"),
 }
 # Fused language tensors of which only the whole can be selected, with why.
-CLOSED = {"zamba2": "gate and up share the low-rank half of the shared block's adapters"}
+CLOSED = {
+    "zamba2": "gate and up share the low-rank half of the shared block's adapters",
+    "muse_spark": "gate and up of the experts share the way into their latent space",
+    "reformer": "one tensor gives queries and keys alike",
+}
 BUILT = [family for family in families() if family not in exceptions()]
 EVERY = 5
 # The default suite takes each fifth family and those that others are built from.

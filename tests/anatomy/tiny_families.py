@@ -45,9 +45,11 @@ def table() -> dict[str, Any]:
 
 def needs(case: str) -> dict[str, Any]:
     """What the table says about a family, or about a variant of it such as `falcon/grouped`."""
-    known = table()["family"]
-    family: dict[str, Any] = known.get(family_of(case), {})
-    return family if case == family_of(case) else _merged(family, known[case])
+    rows = [row for row in table()["family"] if {case, family_of(case)} & set(row["names"])]
+    merged: dict[str, Any] = {}
+    for row in rows:
+        merged = _merged(merged, row)
+    return merged
 
 
 def family_of(case: str) -> str:
@@ -57,7 +59,8 @@ def family_of(case: str) -> str:
 
 def cases() -> tuple[str, ...]:
     """Every family, and the variants that the table adds."""
-    return (*families(), *(case for case in table()["family"] if "/" in case))
+    named = (name for row in table()["family"] for name in row["names"])
+    return (*families(), *(name for name in named if "/" in name))
 
 
 def tiny_config(case: str) -> PretrainedConfig:
@@ -102,13 +105,13 @@ def tiny_inputs(case: str) -> dict[str, Any]:
 
 def seeing_cases() -> tuple[str, ...]:
     """The families whose image tower the table knows how to ask alone."""
-    return tuple(family for row in table()["images"] for family in row["families"])
+    return tuple(family for row in table()["images"] for family in row["names"])
 
 
 def tiny_image(family: str) -> dict[str, Any]:
     """An image, in the arguments of the family's `get_image_features`."""
     generator = torch.Generator().manual_seed(1)
-    row = next(row for row in table()["images"] if family in row["families"])
+    row = next(row for row in table()["images"] if family in row["names"])
     return {name: _drawn(kind, generator) for name, kind in row["inputs"].items()}
 
 
@@ -233,8 +236,6 @@ def _merged(values: dict[Any, Any], changes: Mapping[str, Any]) -> dict[Any, Any
     for key, change in changes.items():
         nested = isinstance(change, dict) and isinstance(out.get(key), dict)
         out[key] = _merged(out[key], change) if nested else change
-        if change == "none":
-            out[key] = None
     return out
 
 
@@ -258,4 +259,4 @@ def _integers(values: Iterable[Any]) -> list[int]:
 def _arguments(values: Any) -> Any:
     if isinstance(values, dict):
         return {k: _arguments(v) for k, v in values.items() if k not in _NOT_ARGUMENTS}
-    return values
+    return None if values == "none" else values

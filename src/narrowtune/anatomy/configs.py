@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
-from narrowtune.anatomy.tables import general_table
+from narrowtune.anatomy.tables import family_tables, general_table
 
 _OPERATION = re.compile(r"\s*([*/+-])\s*")
 
@@ -66,7 +66,9 @@ class Configs:
         for config in (*(c for about, c in self.inner if about == tower), self._config):
             value = self._at(config, layer)
             for word in path.split("."):
-                value = getattr(value, word, None)
+                value = getattr(value, word.removesuffix("[]"), None)
+                if word.endswith("[]"):  # a list with an entry for each layer
+                    value = _entry(value, layer)
             if value is not None:
                 return value
         return None
@@ -83,11 +85,17 @@ class Configs:
     def _inner(self, config: Any) -> Iterator[tuple[str, Any]]:
         for key in getattr(config, "sub_configs", ()):
             child = getattr(config, key, None)
-            rows = (row for row in general_table().configs if row.pattern.search(key))
-            row = next(rows, None)
+            tables = (*family_tables(config.model_type), general_table())
+            rows = (row for table in tables for row in table.configs)
+            row = next((row for row in rows if row.pattern.search(key)), None)
             if row is not None and hasattr(child, "model_type"):
                 yield row.label, child
                 yield from self._inner(child)
+
+
+def _entry(values: Any, layer: int | None) -> Any:
+    inside = values is not None and layer is not None and layer < len(values)
+    return values[layer] if inside else None
 
 
 def _apply(operation: str, left: int, right: int) -> int:

@@ -69,7 +69,7 @@ class Naming:
         """The stack of layers a tensor is in and its index there, from 0."""
         row = self._first("layers", tower, name)
         found = row.pattern.search(name) if row else None
-        if row is None or found is None:
+        if row is None or found is None or not row.pattern.groups:
             return "", None
         return row.label or name[: found.start(1)], int(found[1])
 
