@@ -67,7 +67,9 @@ def test_the_readmes_commands_run(
 ) -> None:
     """One after the other, as a reader types them; training is cut short."""
     lines = command_lines()
-    assert [words[1] for words in lines] == ["inspect", "select", "train", "report", "plan", "run"]
+    assert [words[1] for words in lines] == [
+        "inspect", "select", "train", "report", "delta", "plan", "run",
+    ]  # fmt: skip
     quick = ["-o", "training.steps=2", "--no-save-models"]
     for words in lines:
         monkeypatch.setattr(sys, "argv", words + quick * (words[1] in ("train", "run")))

@@ -122,13 +122,13 @@ def _tokens(generator: torch.Generator) -> torch.Tensor:
 def _drawn(kind: Any, generator: torch.Generator) -> Any:
     """An input by how the table writes it.
 
-    A value; `tokens`; `none`; sizes of noise; `{exactly = values}`; `{uniform = sizes}`;
+    A value; `tokens`; `None`; sizes of noise; `{exactly = values}`; `{uniform = sizes}`;
     `{ones = sizes}`; `{encoded = sizes}`, what an encoder returns; `{count = n}`, a mask of the
     first; `{image = token, count = n}`, tokens of which the first are an image's.
     """
     if kind == "tokens":
         return _tokens(generator)
-    if kind == "none":
+    if kind == "None":
         return None
     if isinstance(kind, list):
         return torch.randn(*kind, generator=generator)
@@ -259,4 +259,4 @@ def _integers(values: Iterable[Any]) -> list[int]:
 def _arguments(values: Any) -> Any:
     if isinstance(values, dict):
         return {k: _arguments(v) for k, v in values.items() if k not in _NOT_ARGUMENTS}
-    return None if values == "none" else values
+    return None if values == "None" else values

@@ -32,7 +32,7 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mod
 
 @pytest.fixture(scope="module")
 def phi(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny Phi-3, whose tensors are fused, and a tokenizer of the examples' words."""
+    """A folder with a tiny Phi-3, whose tensors are fused, and a tokenizer of words."""
     folder = tmp_path_factory.mktemp("phi3")
     sys.path.insert(0, str(EXAMPLES))
     words = sorted(
