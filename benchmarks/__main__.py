@@ -1,5 +1,6 @@
 """Runs every comparison of this folder."""
 
-from benchmarks import supervised_head
+from benchmarks import slices, supervised_head
 
 supervised_head.main()
+slices.main()

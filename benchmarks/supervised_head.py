@@ -8,14 +8,12 @@ drifts treats them alike; CPU seconds (both threads) stand beside wall seconds.
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.timing import Timing, timed_step
 from narrowtune.anatomy import Anatomy
 from narrowtune.data.batching import Batch
 from narrowtune.training.loop import answer_loss
@@ -23,14 +21,6 @@ from narrowtune.training.loop import answer_loss
 VOCABULARY, ROWS, TOKENS, ANSWER = 151_936, 2, 288, 4
 RECIPES = ("language", "attention", "gate-up")
 ROUNDS = 3
-
-
-@dataclass
-class Timing:
-    """Seconds per step of one variant."""
-
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
 
 
 def build_model() -> nn.Module:
@@ -64,19 +54,6 @@ def full_logits_loss(model: nn.Module, batch: Batch) -> Tensor:
     logits = model(**batch.inputs, use_cache=False).logits[:, :-1]
     labels = batch.inputs["input_ids"].masked_fill(~batch.supervised, -100)[:, 1:]
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
-
-
-def timed_step(
-    model: nn.Module, loss: Callable[[nn.Module, Batch], Tensor], batch: Batch, timing: Timing
-) -> float:
-    """Forward and backward once; its loss, with the seconds noted in `timing`."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    value = loss(model, batch)
-    value.backward()
-    timing.wall.append(time.perf_counter() - wall)
-    timing.cpu.append(time.process_time() - cpu)
-    model.zero_grad(set_to_none=True)
-    return float(value.detach())
 
 
 def main() -> None:

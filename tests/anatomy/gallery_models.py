@@ -1,7 +1,7 @@
 """Every family's anatomy as a golden text; run as a script it writes `golden/`, or prints one.
 
-    python tests/anatomy/gallery_models.py             # writes all
-    python tests/anatomy/gallery_models.py phi3 gpt2   # prints these
+python tests/anatomy/gallery_models.py             # writes all
+python tests/anatomy/gallery_models.py phi3 gpt2   # prints these
 """
 
 from __future__ import annotations

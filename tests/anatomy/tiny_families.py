@@ -34,7 +34,7 @@ _COUNTS = (
 _NOT_ARGUMENTS = {"transformers_version", "architectures", "id2label", "label2id", "_name_or_path"}
 _FIRST_SPECIAL_TOKEN, _LAST_SPECIAL_TOKEN = 64, 127
 BATCH, LENGTH = 2, 12
-_MOST = 10**8
+_MOST = 3 * 10**7
 
 
 @lru_cache
