@@ -86,15 +86,22 @@ class Subject:
 
     def exempt(self, law: str, fault: str) -> bool:
         """Whether the table excuses a fault."""
-        mine = [p for p in needs(self.case).get("exempt", {}).get(law, {}) if re.search(p, fault)]
+        mine = [p for p in self._excuses.get(law, {}) if re.search(p, fault)]
         self.excused |= {(law, pattern) for pattern in mine}
-        general = table()["everywhere"]["exempt"].get(law, {})
+        general = table()["everywhere"][self.tower].get(law, {})
         return bool(mine) or any(re.search(pattern, fault) for pattern in general)
 
     def needless_excuses(self) -> set[tuple[str, str]]:
         """What the table excuses in this family although nothing is wrong with it."""
-        laws = needs(self.case).get("exempt", {})
-        return {(law, pattern) for law in laws for pattern in laws[law]} - self.excused
+        return {(law, pattern) for law, excuses in self._excuses.items() for pattern in excuses} - (
+            self.excused
+        )
+
+    @property
+    def _excuses(self) -> dict[str, dict[str, str]]:
+        """Patterns of faults and why they are none, by law."""
+        found: dict[str, dict[str, str]] = needs(self.case).get("exempt", {}).get(self.tower, {})
+        return found
 
 
 def _entries(tensor: TensorInfo) -> list[Entries]:

@@ -47,6 +47,7 @@ def test_names_are_what_the_vision_forward_does(case: str) -> None:
     assert broken_attention(subject) == []
     assert broken_mlps(subject) == []
     assert out_of_order(subject) == []
+    assert subject.needless_excuses() == set()
 
 
 @pytest.mark.slow
