@@ -303,6 +303,17 @@ def out_of_order(subject: Subject) -> list[str]:
     return [line for line in lines if not subject.exempt("order", line)]
 
 
+# --- names --------------------------------------------------------------------------------------
+
+
+def unnamed(subject: Subject) -> list[str]:
+    """Weights that are multiplied with something and called `other`."""
+    terms = {e.tensor.name: e.tensor.term for e in subject.entries}
+    used = [f"{name}: {terms[name]}" for name in subject.seen.multiplied if name in terms]
+    lines = [line for line in used if re.search(r" other\.|\.other$", line)]
+    return [line for line in lines if not subject.exempt("named", line)]
+
+
 # --- use ----------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from naming_laws import Subject, broken_attention, broken_mlps, out_of_order, unused
+from naming_laws import Subject, broken_attention, broken_mlps, out_of_order, unnamed, unused
 from tiny_families import cases, family_of, seeing_cases, table, tiny_config
 
 from narrowtune.models.gallery import exceptions, families, sample_config
@@ -37,6 +37,7 @@ def test_names_are_what_the_forward_does(case: str) -> None:
     assert broken_attention(subject) == []
     assert broken_mlps(subject) == []
     assert out_of_order(subject) == []
+    assert unnamed(subject) == []
     assert unused(subject) == []
     assert subject.needless_excuses() == set()
 
@@ -79,6 +80,15 @@ def test_a_gate_called_up_is_found_out() -> None:
     swapped = {"mlp.gate": "mlp.up", "mlp.up": "mlp.gate"}
     assert broken_mlps(_renamed(Subject("llama"), swapped))
     assert broken_mlps(_renamed(Subject("llama"), {"mlp.gate": "other"}))
+
+
+def test_a_weight_without_a_name_is_found_out() -> None:
+    subject = Subject("llama")
+    subject.entries = [
+        replace(e, tensor=replace(e.tensor, part="other")) if e.part == "mlp.down" else e
+        for e in subject.entries
+    ]
+    assert unnamed(subject)
 
 
 def test_rows_off_by_one_are_found_out() -> None:
