@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_phi3 import tiny_phi3
 from torch import Tensor, nn
-from transformers import Phi3Config, Phi3ForCausalLM
 
 from narrowtune.anatomy import Anatomy, Region, Selection, release
 from narrowtune.anatomy.windows import open_window, plain_tensors
@@ -24,20 +24,7 @@ ROWS = {GATE_UP: slice(0, 48), QKV: slice(32, 48)}  # gate; the keys of two head
 
 
 def phi(dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A Phi-3 whose q, k, v and whose gate and up lie in one tensor each."""
-    torch.manual_seed(0)
-    config = Phi3Config(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=96,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return Phi3ForCausalLM(config).to(dtype).eval()
+    return tiny_phi3().to(dtype)
 
 
 def select(model: nn.Module) -> Selection:
@@ -200,7 +187,7 @@ def test_files_hold_whole_tensors_under_plain_names(tmp_path: Path) -> None:
             parameter.mul_(1.5)
     after = logits(model)
     model.save_pretrained(tmp_path)
-    again = Phi3ForCausalLM.from_pretrained(tmp_path).eval()
+    again = type(model).from_pretrained(tmp_path).eval()
     assert torch.equal(logits(again), after)
     assert not moved(state(model), state(again))
 

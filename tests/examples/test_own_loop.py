@@ -11,8 +11,9 @@ from types import ModuleType
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_phi3 import tiny_phi3
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 import narrowtune as nt
 from narrowtune.delta import verify
@@ -45,19 +46,8 @@ def phi(tmp_path_factory: pytest.TempPathFactory) -> Path:
     PreTrainedTokenizerFast(
         tokenizer_object=words_only, unk_token="<unk>", eos_token="</s>", pad_token="<pad>"
     ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = Phi3Config(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=len(vocabulary),
-        pad_token_id=2,
-        bos_token_id=1,
-        eos_token_id=1,
-    )
-    Phi3ForCausalLM(config).save_pretrained(folder)
+    ends = {"pad_token_id": 2, "bos_token_id": 1, "eos_token_id": 1}
+    tiny_phi3(vocab_size=len(vocabulary), **ends).save_pretrained(folder)
     return folder
 
 

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from tiny_phi3 import TOKENS, tiny_phi3
 from torch import Tensor, nn
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     MixtralConfig,
     MixtralForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
 )
 
-TOKENS = {"vocab_size": 96, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
@@ -73,9 +71,7 @@ class Pair:
 
 def phi3() -> Pair:
     """q, k, v of grouped queries in one tensor, gate and up in another."""
-    torch.manual_seed(0)
-    config = Phi3Config(**SIZES, **TOKENS, intermediate_size=48, num_key_value_heads=2)
-    fused = Phi3ForCausalLM(config).eval()
+    fused = tiny_phi3()
     split = copy.deepcopy(fused)
     for layer in split.model.layers:
         gate, up = layer.mlp.gate_up_proj.weight.chunk(2)

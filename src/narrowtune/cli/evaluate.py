@@ -48,6 +48,16 @@ ScoringOption = Annotated[
     ),
 ]
 
+DeltaOption = Annotated[
+    list[Path] | None,
+    typer.Option("--delta", help="A delta to put on the model; repeatable, stages in their order."),
+]
+AlphaOption = Annotated[float, typer.Option("--alpha", help="Share of the (last) delta.")]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="New folder for scores.json and per-sample predictions."),
+]
+
 
 def eval_command(
     model: Model,
@@ -63,14 +73,9 @@ def eval_command(
         Dtype, typer.Option(help="auto: float32 on the CPU, bfloat16 elsewhere.")
     ] = Dtype.AUTO,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default chosen.")] = None,
-    delta: Annotated[
-        list[Path] | None,
-        typer.Option(help="A delta to put on the model; repeatable, stages in their order."),
-    ] = None,
-    alpha: Annotated[float, typer.Option(help="Share of the (last) delta.")] = 1.0,
-    out: Annotated[
-        Path | None, typer.Option(help="New folder for scores.json and per-sample predictions.")
-    ] = None,
+    delta: DeltaOption = None,
+    alpha: AlphaOption = 1.0,
+    out: OutOption = None,
     trust_remote_code: Trust = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
@@ -92,7 +97,10 @@ def eval_command(
         cast("How", how),
         {"limit": limit, "image_root": images},
     )
-    rows = []
+    about: dict[str, Any] = {"model": model}
+    if delta:
+        about |= {"delta": [str(path) for path in delta], "alpha": alpha}
+    rows: list[dict[str, Any]] = []
     weights = load(
         model,
         delta=delta or None,
@@ -105,9 +113,9 @@ def eval_command(
     for given, result in _score(weights, asked, prepared):
         rows.append(_row(given, result))
         if out is not None:
-            _write(out, given.name, model, rows, result)
+            _write(out, given.name, about | {"scores": rows}, result)
     if json:
-        typer.echo(json_module.dumps({"model": model, "scores": rows}, indent=1))
+        typer.echo(json_module.dumps(about | {"scores": rows}, indent=1))
     else:
         _print_table(rows)
 
@@ -160,15 +168,12 @@ def _row(task: GivenTask, result: TaskResult) -> dict[str, Any]:
     }
 
 
-def _write(
-    out: Path, name: str, model: str, rows: list[dict[str, Any]], result: TaskResult
-) -> None:
+def _write(out: Path, name: str, so_far: dict[str, Any], result: TaskResult) -> None:
     """Scores so far and this task's predictions, so that a stopped `eval` leaves what it had."""
     from narrowtune.record import write_predictions, write_text_atomically
 
     write_predictions(out / "predictions" / f"{name}.jsonl", result.samples)
-    scores = json_module.dumps({"model": model, "scores": rows}, indent=1)
-    write_text_atomically(out / "scores.json", scores + "\n")
+    write_text_atomically(out / "scores.json", json_module.dumps(so_far, indent=1) + "\n")
 
 
 def _refuse_occupied(out: Path | None) -> None:
