@@ -92,7 +92,7 @@ def test_only_the_slices_move_whatever_the_optimiser(name: str) -> None:
     before, first = state(model), loss(model).item()
     trained = select(model).apply(model)
     optimiser = OPTIMISERS[name]([parameter for _, parameter in trained])
-    for step in range(8):
+    for step in range(7):  # an odd number of signs never adds up to nothing
         loss(model, step).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()

@@ -85,7 +85,9 @@ def phi3() -> Pair:
 def gpt2() -> Pair:
     """q, k, v in one Conv1D, which stores the transpose, with biases."""
     torch.manual_seed(0)
-    fused = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, **TOKENS)).eval()
+    fused = GPT2LMHeadModel(
+        GPT2Config(n_embd=32, n_layer=2, n_head=4, initializer_range=0.2, **TOKENS)
+    ).eval()
     with torch.no_grad():
         for name, parameter in fused.named_parameters():
             if name.endswith("bias"):
