@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from narrowtune.anatomy import Anatomy, Region, Selection, release
 from narrowtune.anatomy.windows import open_window, plain_tensors
-from narrowtune.errors import InputError
 
 TERMS = ["language.mlp.gate", "language.attn.k"]
 GATE_UP, QKV = (
@@ -238,8 +237,38 @@ def test_moving_the_model_keeps_the_window() -> None:
     assert_only_the_slices_moved(state(phi(torch.float64)), state(model))
 
 
-def test_slices_of_a_tied_tensor_are_refused() -> None:
+def test_slices_of_a_tensor_that_layers_share() -> None:
+    """One window for both layers: they read, learn and are saved as one tensor, like before."""
+    model, whole = _sharing(), _sharing()
+    before = state(model)
+    anatomy = Anatomy.of(model)
+    (trained,) = anatomy.select(["language.mlp.gate"]).apply(model)
+    assert {t.tied_to for t in Anatomy.of(model).parameters} == {None, trained[0]}
+    loss(model).backward()
+    loss(whole).backward()
+    assert torch.equal(trained[1].grad, whole.get_parameter(trained[0]).grad[:48])  # type: ignore[index]
+    torch.optim.SGD([trained[1]], lr=0.1).step()
+    second = trained[0].replace("layers.0", "layers.1")
+    assert moved(before, state(model)).keys() == {trained[0], second}
+    after = logits(model)
+    assert not torch.equal(after, logits(whole))
+    release(model)
+    assert torch.equal(logits(model), after)
+    assert model.get_parameter(trained[0]) is model.get_parameter(second)
+    assert model.get_parameter(second).shape == (96, 32)
+
+
+def _sharing() -> nn.Module:
     model = phi()
-    model.lm_head.weight = model.model.embed_tokens.weight
-    with pytest.raises(InputError, match=r"tied to lm_head\.weight; select all of it"):
-        open_window(model, "model.embed_tokens.weight", Region(0, ((0, 4),)))
+    first, second = (layer.mlp.gate_up_proj for layer in model.model.layers)
+    second.weight = first.weight
+    return model
+
+
+def test_a_model_without_weights_can_be_prepared() -> None:
+    model = phi().to("meta")
+    assert {p.shape for _, p in select(model).apply(model)} == {(16, 32), (48, 32)}
+    release(model)
+    assert {tuple(p.shape) for p in model.parameters()} == {
+        tuple(p.shape) for p in phi().parameters()
+    }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,22 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from narrowtune.anatomy.region import Region
-from narrowtune.errors import InputError
+
+
+class _Use(NamedTuple):
+    """What opening a window changed in one module besides the parameter."""
+
+    order: tuple[str, ...]
+    save: RemovableHandle
+    load: RemovableHandle
+
+    def undo(self, module: nn.Module) -> None:
+        """Remove the hooks, and put the parameter where it was among the others."""
+        self.save.remove()
+        self.load.remove()
+        for name in self.order:
+            if name in module._parameters:
+                module._parameters[name] = module._parameters.pop(name)
 
 
 class Window(nn.Module):
@@ -37,13 +52,17 @@ class Window(nn.Module):
         self.region = region
         # Not persistent: a state_dict holds the whole under its plain name instead.
         self.register_buffer("whole", whole.detach(), persistent=False)
-        self.hooks: tuple[RemovableHandle, ...] = ()
-        self.order: tuple[str, ...] = ()
+        self.uses: list[_Use] = []
         self._seen: tuple[int, int, int] | None = None
         self._stepped = True
 
     def right_inverse(self, whole: Tensor) -> Tensor:
-        """The trained entries of the whole, in memory of their own."""
+        """The trained entries of the whole, in memory of their own.
+
+        Of a parameter that modules share, only the first of them still sees the whole.
+        """
+        if whole.shape != self.whole.shape:
+            return whole
         return self.region.take(whole).clone(memory_format=torch.contiguous_format)
 
     def forward(self, entries: Tensor) -> Tensor:
@@ -85,37 +104,36 @@ class _Whole(torch.autograd.Function):
 def open_window(model: nn.Module, name: str, region: Region) -> None:
     """Leave the entries in `region` as the only ones of a parameter that can be trained.
 
-    Raises:
-        InputError: If the parameter is tied to another one, which would come apart.
+    Modules that share the parameter share the window.
     """
-    module, leaf = _owner(model, name)
-    parameter = getattr(module, leaf)
-    names = [n for n, p in model.named_parameters(remove_duplicate=False) if p is parameter]
-    if len(names) > 1:
-        raise InputError(
-            f"slices of {name} can't be trained: it is tied to {names[1]}; select all of it"
-        )
+    path, _, leaf = name.rpartition(".")
+    parameter = getattr(model.get_submodule(path), leaf)
     window = Window(parameter, region)
-    window.order = tuple(module._parameters)
-    parametrize.register_parametrization(module, leaf, window, unsafe=True)
-    owner: Any = module  # torch leaves its hooks untyped
-    owner.parametrizations[leaf].original.register_post_accumulate_grad_hook(window.gradient_came)
-    window.hooks = (
-        owner.register_state_dict_post_hook(partial(_save_whole, leaf)),
-        owner.register_load_state_dict_pre_hook(partial(_load_whole, leaf)),
-    )
+    for module, own in _owners(model, parameter):
+        order = tuple(module._parameters)
+        parametrize.register_parametrization(module, own, window, unsafe=True)
+        window.uses.append(
+            _Use(
+                order,
+                module.register_state_dict_post_hook(partial(_save_whole, own)),
+                module.register_load_state_dict_pre_hook(partial(_load_whole, own)),
+            )
+        )
+    parameter.register_post_accumulate_grad_hook(window.gradient_came)
 
 
 def release(model: nn.Module) -> None:
     """Make every parameter whole again, with what was trained in it; windows are gone."""
+    whole: dict[int, tuple[Tensor, Tensor]] = {}
     for _, module, leaf, window in list(_windows(model)):
-        window.write(_entries(module, leaf))
-        for handle in window.hooks:
-            handle.remove()
-        parametrize.remove_parametrizations(module, leaf)
-        for name in window.order:  # removing put the parameter last
-            if name in module._parameters:
-                module._parameters[name] = module._parameters.pop(name)
+        entries = _entries(module, leaf)
+        window.write(entries)
+        whole[id(entries)] = entries, window.whole
+        parametrize.remove_parametrizations(module, leaf, leave_parametrized=False)
+        window.uses.pop(0).undo(module)
+    with torch.no_grad():
+        for entries, values in whole.values():
+            entries.set_(values)  # type: ignore[call-overload]
 
 
 def plain_parameters(
@@ -166,9 +184,14 @@ def _entries(module: Any, leaf: str) -> Tensor:
     return entries
 
 
-def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    path, _, leaf = name.rpartition(".")
-    return model.get_submodule(path), leaf
+def _owners(model: nn.Module, parameter: nn.Parameter) -> list[tuple[Any, str]]:
+    """Every module that holds the parameter, with its name there."""
+    return [
+        (module, leaf)
+        for module in model.modules()
+        for leaf, held in list(module.named_parameters(recurse=False, remove_duplicate=False))
+        if held is parameter
+    ]
 
 
 def _save_whole(
