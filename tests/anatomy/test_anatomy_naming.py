@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -273,3 +274,21 @@ def test_the_inspect_dictionary_has_the_promised_keys() -> None:
 def test_anatomy_of_something_else_is_refused() -> None:
     with pytest.raises(InputError, match="takes a module or a transformers config, not str"):
         Anatomy.of("pico-qwen")
+
+
+@pytest.mark.parametrize("family", ["bart", "t5", "marian"])
+def test_encoder_and_decoder_are_one_language_tower(family: str) -> None:
+    """Given as a module: the class that a causal language model lacks the encoder of."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+
+    config = CONFIG_MAPPING[family]()
+    with torch.device("meta"):
+        anatomy = Anatomy.of(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING[type(config)](config))
+    assert anatomy.towers == ("language",)
+    assert not [t.name for t in anatomy.parameters if t.part == "other"]
+    first_of_decoder = next(t for t in anatomy.parameters if re.search(r"decoder\..*\.0\.", t.name))
+    assert anatomy.depth("language") == 2 * (first_of_decoder.layer or 0) > 0
+    crossing = [t for t in anatomy.parameters if re.search("encoder_attn|EncDec", t.name)]
+    assert {t.part for t in crossing if "norm" not in t.part} == {
+        "attn.q", "attn.k", "attn.v", "attn.o",
+    }  # fmt: skip

@@ -230,7 +230,7 @@ def test_a_tensor_whose_layout_is_not_known_is_told_as_such() -> None:
     model.layers[0]["self_attn"].qkv_proj = nn.Linear(4, 12)  # type: ignore[index, operator]
     anatomy = Anatomy.of(model)
     (problem,) = problems(anatomy, ["language.attn.q"])
-    assert "how they lie in it is not known; take language.attn.qkv whole" in problem
+    assert "in one tensor that no table divides; take language.attn.qkv whole" in problem
     assert anatomy.select(["attention"]).trained_numel == 60
 
 

@@ -124,7 +124,7 @@ class Matcher:
         if closed:
             return (
                 f": {closed[0].name} ({len(closed)} such) holds {', '.join(FUSED[closed[0].part])} "
-                f"in one tensor and how they lie in it is not known; take {closed[0].term} whole"
+                f"in one tensor that no table divides; take {closed[0].term} whole"
             )
         parts = {part for tensor in here for _, part in self.atoms[tensor.owner]}
         if term.part == f"{group}.gate" and f"{group}.up" in parts:
