@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 from narrowtune.anatomy import RECIPES, Anatomy, Region
 from narrowtune.anatomy.terms import parse_term
 from narrowtune.errors import InputError
+from narrowtune.models.gallery import sample_config
 from narrowtune.models.skeleton import model_class
 
 ANATOMY = tiny("qwen2_5_vl")
@@ -193,6 +195,21 @@ def test_a_string_is_not_taken_for_a_list_of_letters() -> None:
     assert problems(ANATOMY, "language") == ("terms is a list of terms: write ['language']",)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("terms", [None, 3, {"language"}, [None], ["language", 3]])
+def test_what_is_no_list_of_words_is_refused(terms: Any) -> None:
+    assert re.match(
+        "terms(?: is a list of terms, not|: .* is no text)", problems(ANATOMY, terms)[0]
+    )
+
+
+def test_a_range_in_which_a_part_is_not_says_where_it_is() -> None:
+    anatomy = Anatomy.of(sample_config("deepseek_v3"))
+    (problem,) = problems(anatomy, ["language.mlp.gate[4:]"])
+    assert problem.endswith("has 61 layers (0 to 60), and language.mlp.gate is in 0-2")
+    (problem,) = problems(ANATOMY, ["language.embed[0:1]"])
+    assert problem.endswith("language.embed is in no layer")
+
+
 def test_no_terms_and_buffers_are_refused() -> None:
     assert "no terms given" in problems(ANATOMY, [])[0]
     assert "buffers, which are not trainable" in problems(ANATOMY, ["name:*inv_freq"])[0]
@@ -206,7 +223,7 @@ def test_what_a_user_may_overlook_is_noted() -> None:
     (inside,) = ANATOMY.select(["language.mlp.up", "gate-up"]).notes
     assert "'language.mlp.up' adds nothing: 'gate-up' trains all of it already" in inside
     (twice,) = ANATOMY.select(["vision.attn", "vision.mlp", "vision.attn"]).notes
-    assert "'vision.attn' adds nothing" in twice
+    assert twice == "'vision.attn' is given twice"
 
 
 def test_slices_of_a_fused_tensor_are_selected_by_their_own_words() -> None:

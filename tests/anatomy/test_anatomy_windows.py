@@ -215,17 +215,88 @@ def test_a_copy_is_a_model_of_its_own() -> None:
     assert torch.equal(logits(model), logits(phi()))
 
 
-def test_several_forwards_before_a_backward_and_checkpointing() -> None:
-    model = phi()
-    optimiser = torch.optim.SGD([p for _, p in select(model).apply(model)], lr=0.1)
-    model.train()
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_several_forwards_before_a_backward(checkpointing: bool) -> None:
+    """As pairs of answers, contrastive losses and looking at the model in between need it."""
+    model, plain = phi(), phi()
+    trained = select(model).apply(model)
+    if checkpointing:
+        model.train()
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    optimiser = torch.optim.SGD([p for _, p in trained], lr=0.1)
     for _ in range(2):
-        (loss(model, 0) + loss(model, 1)).backward()
+        both = loss(model, 0) + loss(model, 1)
+        logits(model), model.state_dict(), Anatomy.of(model)
+        both.backward()
         loss(model, 2).backward()
         optimiser.step()
         optimiser.zero_grad()
-    assert_only_the_slices_moved(state(phi()), state(model))
+    assert_only_the_slices_moved(state(plain), state(model))
+
+
+def test_a_backward_through_values_before_a_step_fails_as_for_any_parameter() -> None:
+    model = phi()
+    optimiser = torch.optim.SGD([p for _, p in select(model).apply(model)], lr=0.1)
+    early = loss(model)
+    loss(model).backward()
+    optimiser.step()
+    loss(model)
+    with pytest.raises(RuntimeError, match=r"modified .*inplace"):
+        early.backward()
+
+
+def test_a_gradient_holds_the_slices_memory_alone() -> None:
+    model = phi()
+    trained = select(model).apply(model)
+    loss(model).backward()
+    for _, parameter in trained:
+        assert parameter.grad is not None
+        assert parameter.grad.untyped_storage().nbytes() == 4 * parameter.numel()
+
+
+@pytest.mark.parametrize("prepare", ["as it is", "moved", "copied"])
+def test_values_written_past_autograd_are_read_and_saved(prepare: str) -> None:
+    """Averages of weights are put in and taken out this way, between forwards."""
+    model = phi()
+    select(model).apply(model)
+    model = copy.deepcopy(model) if prepare == "copied" else model
+    if prepare == "moved":
+        model.double()
+    before = logits(model)
+    for name, parameter in model.named_parameters():
+        if name.endswith("gate_up_proj.parametrizations.weight.original"):
+            parameter.data.zero_()
+    assert not torch.equal(logits(model), before)
+    assert not state(model)[GATE_UP.format(0)][:48].any()
+
+
+def test_a_gradient_of_another_shape_is_dropped() -> None:
+    model = phi()
+    loss(model).backward()
+    select(model).apply(model)
+    loss(model).backward()
+    release(model)
+    Anatomy.of(model).select(["gate-up"]).apply(model)
+    loss(model).backward()
+
+
+def test_loading_another_shape_is_refused_and_changes_nothing() -> None:
+    model = phi()
+    select(model).apply(model)
+    wrong = dict(model.state_dict()) | {GATE_UP.format(0): torch.ones(1, 32)}
+    with pytest.raises(RuntimeError, match=r"size mismatch for .*mlp\.gate_up_proj"):
+        model.load_state_dict(wrong)
+    assert not moved(state(phi()), state(model))
+    less = {n: t for n, t in model.state_dict().items() if n != GATE_UP.format(0)}
+    assert model.load_state_dict(less, strict=False).missing_keys == [GATE_UP.format(0)]
+
+
+def test_windows_add_no_buffers() -> None:
+    """DistributedDataParallel would send them around at every forward."""
+    model = phi()
+    names = [name for name, _ in model.named_buffers()]
+    select(model).apply(model)
+    assert [name for name, _ in model.named_buffers()] == names
 
 
 def test_moving_the_model_keeps_the_window() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -153,12 +154,46 @@ def test_scaling_multiplies(one: float, other: float) -> None:
 SMALL = train(base_model(), 5, ["connector.norm"])
 
 
-@pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
-def test_alpha_must_be_a_number(alpha: float, file: Path) -> None:
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), 1e39, "0.5"])
+def test_alpha_must_be_a_number(alpha: Any, file: Path) -> None:
     with pytest.raises(InputError, match="alpha must be a finite number"):
         nt.load(BASE, delta=file, alpha=alpha)
     with pytest.raises(InputError, match="alpha must be a finite number"):
         SMALL.scaled(alpha)
+
+
+def test_alpha_without_a_delta_is_refused() -> None:
+    with pytest.raises(InputError, match=r"alpha 0.5 is a share of a delta, and no delta is given"):
+        nt.load(BASE, alpha=0.5)
+
+
+def test_a_delta_loads_in_another_dtype_as_a_plain_model_would(file: Path) -> None:
+    """What stays in fp32 in a bf16 model, rotary frequencies, is not rounded."""
+    tuned = nt.load(BASE, delta=file, dtype="bfloat16", device="cpu")
+    plain, whole = base_model("bfloat16"), nt.load(BASE, delta=file, device="cpu")
+    kinds = {name: t.dtype for name, t in (*plain.named_parameters(), *plain.named_buffers())}
+    ours = dict((*tuned.named_parameters(), *tuned.named_buffers()))
+    assert {name: t.dtype for name, t in ours.items()} == kinds
+    assert all(torch.equal(ours[name], buffer) for name, buffer in plain.named_buffers())
+    state = whole.state_dict()
+    assert all(torch.equal(t, state[n].to(t.dtype)) for n, t in tuned.state_dict().items())
+    with pytest.raises(InputError, match=r"no dtype 'bf16'; did you mean 'bfloat16'"):
+        nt.load(BASE, delta=file, dtype="bf16")
+
+
+def test_a_later_delta_that_is_not_the_whole_change_wants_the_one_before() -> None:
+    model = base_model()
+    first = train(model, 1, ["language.mlp.gate"])
+    ledger = nt.Ledger(model, Anatomy.of(model).select(["language.mlp.up"]))
+    with torch.no_grad():
+        for _, parameter in ledger.selection.apply(model):
+            parameter.mul_(1.1)
+    second = nt.Delta.of(ledger, first.header.base)
+    with pytest.raises(InputError, match="with the stages before it applied"):
+        nt.apply_delta(base_model(), second)
+    assert same_bits(nt.load(BASE, delta=[first, second], device="cpu"), model)
+    with pytest.raises(InputError, match="already has this delta"):
+        nt.apply_delta(model, second)
 
 
 def test_another_base_is_refused(file: Path, taught: tuple[nn.Module, nt.Delta]) -> None:

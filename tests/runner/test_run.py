@@ -264,3 +264,21 @@ def test_the_ledger_sees_a_broken_freeze(make_plan: Callable[..., Plan], tmp_pat
     record = nt.run(plan, tmp_path / "run", options=OPTIONS, observer=Vandal())
     assert [row.held for row in record.ledger] == [False, False]
     assert record.ledger[0].changed == ("model.visual.patch_embed.proj.weight",)
+
+
+def test_a_finished_arms_delta_may_be_moved_away(
+    make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    plan, out = make_plan(), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        nt.run(plan, out, options=OPTIONS, observer=StopAt(step=8))  # in the second arm
+    for path in out.glob("arms/gate-up/*/delta.safetensors"):
+        path.unlink()
+    assert nt.run(plan, out, resume=True, options=OPTIONS).status == "complete"
+
+
+def test_record_and_deltas_call_the_base_by_one_hash(straight: tuple[Record, Path]) -> None:
+    record, out = straight
+    deltas = [nt.read_delta(path) for path in out.rglob("delta.safetensors")]
+    hashes = {delta.header.base.sha256 for delta in deltas}
+    assert hashes == {record.environment["weights_sha256"]}

@@ -12,6 +12,7 @@ from split_models import PAIRS, Pair
 from torch import Tensor, nn
 
 from narrowtune.anatomy import Anatomy, release
+from narrowtune.anatomy.windows import plain_tensors
 from narrowtune.data.batching import collate
 from narrowtune.data.encoding import Encoded
 from narrowtune.delta import Ledger, changed, fingerprint, load_tensors
@@ -125,9 +126,7 @@ def test_the_ledger_sees_a_change_in_the_frozen_rows_of_a_trained_tensor() -> No
     selection.apply(model)
     name = selection.trained[1]
     with torch.no_grad():
-        dict(model.named_buffers())[name.replace(".weight", ".parametrizations.weight.0.whole")][
-            60
-        ] += 1.0
+        dict(plain_tensors(model))[name][60] += 1.0
     assert ledger.changed() == (name,)
 
 

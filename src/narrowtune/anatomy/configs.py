@@ -23,11 +23,6 @@ class Configs:
         self._config = config
         self._layers: dict[tuple[int, int], Any] = {}
 
-    @property
-    def family(self) -> str | None:
-        """The `model_type` of the whole, None without a config."""
-        return None if self._config is None else self._config.model_type
-
     @cached_property
     def inner(self) -> tuple[tuple[str, Any], ...]:
         """The configs within the config, each with the tower it is about."""
@@ -98,8 +93,8 @@ def _entry(values: Any, layer: int | None) -> Any:
     return values[layer] if inside else None
 
 
-def _apply(operation: str, left: int, right: int) -> int:
+def _apply(operation: str, left: int, right: int) -> int | None:
+    """The result, None where a division leaves a rest."""
     if operation == "/":
-        assert left % right == 0, f"{left} is no multiple of {right}"
-        return left // right
+        return left // right if right and left % right == 0 else None
     return {"*": left * right, "+": left + right, "-": left - right}[operation]

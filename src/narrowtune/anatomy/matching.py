@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from narrowtune.anatomy.recipes import RECIPES
 from narrowtune.anatomy.tensors import FUSED, TOWERS, TensorInfo
 from narrowtune.anatomy.terms import NAME_PREFIX, NameTerm, PartTerm, parse_term
+from narrowtune.anatomy.wording import ranges
 from narrowtune.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Matcher:
         before = self.union(terms)[0]
         for term in keep:
             if not self.reach(term) & before:
-                yield f"keep {term!r} removes nothing: no other term trains it"
+                yield f"keep {term!r} removes nothing: no term trains it"
         for term in (*terms, *keep):
             yield from self._range_note(term)
         yield from self._unknown_note(trained)
@@ -104,9 +105,7 @@ class Matcher:
         if isinstance(term, NameTerm):
             return f"{where}; {self._near_name(term)}"
         if term.layers is not None and self._term(replace(term, layers=None)):
-            depth = self.anatomy.depth(term.tower)
-            has = f"has {depth} layers (0 to {depth - 1})" if depth else "has no layers"
-            return f"{where}: its {term.tower} tower {has}"
+            return f"{where}: {self._where_it_is(term)}"
         word, bracket, layers = text.strip().partition("[")
         if word in RECIPES:
             spelled = [t + bracket + layers for t in RECIPES[word].terms if self.reach(t)]
@@ -114,6 +113,20 @@ class Matcher:
         if term.tower in TOWERS and term.tower not in self.anatomy.towers:
             return f"{where}, which has no {term.tower} tower; {self._towers_here()}"
         return f"{where}{self._why(term)}; {nearest(word, self._known())}"
+
+    def _where_it_is(self, term: PartTerm) -> str:
+        """In which layers a part is that a range missed."""
+        depth = self.anatomy.depth(term.tower)
+        if not depth:
+            return f"its {term.tower} tower has no layers"
+        reached = {name for name, _ in self._term(replace(term, layers=None))}
+        layers = [t.layer for t in self.anatomy.parameters if t.owner in reached]
+        inside = sorted({layer for layer in layers if layer is not None})
+        has = f"its {term.tower} tower has {depth} layers (0 to {depth - 1})"
+        if len(inside) == depth:
+            return has
+        part = f"{term.tower}.{term.part}"
+        return f"{has}, and {part} is in {ranges(inside)}" if inside else f"{part} is in no layer"
 
     def _why(self, term: PartTerm) -> str:
         """What is known about a part that is not there: it is fused, or an MLP has no gate."""
@@ -168,7 +181,9 @@ class Matcher:
         reached = {term: self.reach(term) for term in terms}
         for number, term in enumerate(terms):
             wider = [other for other in reached if reached[term] < reached[other]]
-            twins = [other for other in terms[:number] if reached[term] == reached[other]]
+            twins = [o for o in terms[:number] if o != term and reached[term] == reached[o]]
+            if term in terms[:number]:
+                yield f"{term!r} is given twice"
             for other in (*wider, *twins)[:1]:
                 yield f"{term!r} adds nothing: {other!r} trains all of it already"
 

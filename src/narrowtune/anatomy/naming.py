@@ -155,6 +155,8 @@ def _by_parent(names: Iterable[str]) -> dict[str, list[str]]:
 def _cut(
     fused: Fused, shape: Shape, groups: int, shares: tuple[int, ...]
 ) -> tuple[Slice, ...] | None:
+    if not shape or groups < 1 or sum(shares) < 1:
+        return None
     dim = fused.dim % len(shape)
     unit, left = divmod(shape[dim], groups * sum(shares))
     if left:

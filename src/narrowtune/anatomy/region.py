@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -42,24 +42,22 @@ class Region:
         if len(self.ranges) == 1:
             ((lo, hi),) = self.ranges
             return tensor.narrow(self.dim, lo, hi - lo)
-        return tensor.index_select(self.dim, self._indices(tensor))
+        return tensor.index_select(self.dim, _indices(self.ranges, tensor.device))
 
     def put(self, tensor: Tensor, entries: Tensor) -> None:
         """Overwrite the entries inside, and no others."""
         if len(self.ranges) == 1:
             self.take(tensor).copy_(entries)
         else:
-            tensor.index_copy_(self.dim, self._indices(tensor), entries.to(tensor))
+            tensor.index_copy_(self.dim, _indices(self.ranges, tensor.device), entries.to(tensor))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The region as JSON."""
-        return {"dim": self.dim, "ranges": [list(cut) for cut in self.ranges]}
 
-    def _indices(self, tensor: Tensor) -> Tensor:
-        import torch  # the anatomy of a model is read without it
+@lru_cache(maxsize=256)
+def _indices(ranges: tuple[Range, ...], device: Any) -> Tensor:
+    """The indices in the ranges, kept: interleaved rows have thousands of ranges."""
+    import torch  # the anatomy of a model is read without it
 
-        pieces = [torch.arange(lo, hi, device=tensor.device) for lo, hi in self.ranges]
-        return torch.cat(pieces)
+    return torch.cat([torch.arange(lo, hi) for lo, hi in ranges]).to(device)
 
 
 def joined(ranges: Sequence[Range]) -> tuple[Range, ...]:

@@ -173,9 +173,13 @@ def _selected(tensor: TensorInfo, atoms: Atoms) -> SelectedTensor:
     return SelectedTensor(tensor.name, tensor.tower, tensor.part, numel, slices)
 
 
-def _not_a_list(what: str, given: Sequence[str]) -> list[str]:
+def _not_a_list(what: str, given: Any) -> list[str]:
     """A bare string is a sequence of letters to Python; none of them would be a term."""
-    return [f"{what} is a list of terms: write [{given!r}]"] if isinstance(given, str) else []
+    if isinstance(given, str):
+        return [f"{what} is a list of terms: write [{given!r}]"]
+    if not isinstance(given, list | tuple):
+        return [f"{what} is a list of terms, not {type(given).__name__}"]
+    return [f"{what}: {term!r} is no text" for term in given if not isinstance(term, str)]
 
 
 def _nothing(matcher: Matcher, terms: Sequence[str], keep: Sequence[str]) -> str:

@@ -28,14 +28,6 @@ class _Use(NamedTuple):
     save: RemovableHandle
     load: RemovableHandle
 
-    def undo(self, module: nn.Module) -> None:
-        """Remove the hooks, and put the parameter where it was among the others."""
-        self.save.remove()
-        self.load.remove()
-        for name in self.order:
-            if name in module._parameters:
-                module._parameters[name] = module._parameters.pop(name)
-
 
 class Window(nn.Module):
     """The whole tensor behind a parameter of trained entries.
@@ -45,16 +37,15 @@ class Window(nn.Module):
         region: Which of its entries are trained.
     """
 
-    whole: Tensor
-
     def __init__(self, whole: Tensor, region: Region) -> None:
         super().__init__()
         self.region = region
-        # Not persistent: a state_dict holds the whole under its plain name instead.
-        self.register_buffer("whole", whole.detach(), persistent=False)
+        # `data` has a version of its own, so a step on the entries does not pass for a change of
+        # the whole. No buffer: a state_dict holds the whole under its plain name, and
+        # DistributedDataParallel would send buffers around at every forward.
+        self.whole = whole.data
         self.uses: list[_Use] = []
-        self._seen: tuple[int, int, int] | None = None
-        self._stepped = True
+        self._seen: int | None = None
 
     def right_inverse(self, whole: Tensor) -> Tensor:
         """The trained entries of the whole, in memory of their own.
@@ -73,19 +64,20 @@ class Window(nn.Module):
 
     @torch.no_grad()
     def write(self, entries: Tensor) -> None:
-        """Put the entries into the whole, if they may have changed since the last time."""
-        now = (entries._version, entries.data_ptr(), self.whole.data_ptr())
-        if now != self._seen:
-            self.region.put(self.whole, entries)
-        elif self._stepped:
-            # An optimiser that writes past autograd (its own kernels, `.data`) leaves no version.
-            # The write leaves none either: the values differ only if there was such a step.
-            self.region.put(self.whole.data, entries.data)
-        self._seen, self._stepped = now, False
+        """Put the entries into the whole.
 
-    def gradient_came(self, entries: Tensor) -> None:
-        """A backward pass reached the entries, so an optimiser may move them soon."""
-        self._stepped = True
+        Always: an optimiser with kernels of its own, or an average copied in through `.data`,
+        leaves no version to tell by. After a step that autograd saw, the write counts as a change
+        of the whole: a backward pass through older values fails, as it does for any parameter.
+        """
+        stepped = entries._version != self._seen
+        self.region.put(self.whole if stepped else self.whole.data, entries.data)
+        self._seen = entries._version
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """The whole goes where the module goes, in its dtype."""
+        self.whole = fn(self.whole)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
 
 class _Whole(torch.autograd.Function):
@@ -98,7 +90,9 @@ class _Whole(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.region.take(gradients[0]).contiguous(), None, None
+        # A copy: a view would keep the gradient of the whole alive until the step.
+        entries = ctx.region.take(gradients[0])
+        return entries.clone(memory_format=torch.contiguous_format), None, None
 
 
 def open_window(model: nn.Module, name: str, region: Region) -> None:
@@ -119,21 +113,28 @@ def open_window(model: nn.Module, name: str, region: Region) -> None:
                 module.register_load_state_dict_pre_hook(partial(_load_whole, own)),
             )
         )
-    parameter.register_post_accumulate_grad_hook(window.gradient_came)
+    parameter.grad = None  # of another shape, if there was one
 
 
 def release(model: nn.Module) -> None:
     """Make every parameter whole again, with what was trained in it; windows are gone."""
     whole: dict[int, tuple[Tensor, Tensor]] = {}
+    orders: dict[nn.Module, tuple[str, ...]] = {}
     for _, module, leaf, window in list(_windows(model)):
-        entries = _entries(module, leaf)
+        entries, use = _entries(module, leaf), window.uses.pop(0)
         window.write(entries)
         whole[id(entries)] = entries, window.whole
+        orders.setdefault(module, use.order)  # of a module's windows the first saw all in place
+        use.save.remove()
+        use.load.remove()
         parametrize.remove_parametrizations(module, leaf, leave_parametrized=False)
-        window.uses.pop(0).undo(module)
     with torch.no_grad():
         for entries, values in whole.values():
+            entries.grad = None
             entries.set_(values)  # type: ignore[call-overload]
+    for module, order in orders.items():
+        for name in order:  # removing put them last
+            module._parameters[name] = module._parameters.pop(name)
 
 
 def plain_parameters(
@@ -205,10 +206,17 @@ def _save_whole(
 
 def _load_whole(leaf: str, module: Any, state: dict[str, Any], prefix: str, *facts: Any) -> None:
     """State-dict hook: takes a whole into the window, and hands its entries on."""
-    whole = state.pop(prefix + leaf, None)
+    *_, missing, _, errors = facts
+    entries = module.parametrizations[leaf].original
+    window, plain = module.parametrizations[leaf][0], prefix + leaf
+    whole = state.pop(plain, None)
     if whole is None:
-        return
-    window = module.parametrizations[leaf][0]
-    with torch.no_grad():
-        window.whole.copy_(whole)
-    state[f"{prefix}parametrizations.{leaf}.original"] = window.region.take(whole)
+        missing.append(plain)
+    elif whole.shape != window.whole.shape:
+        sizes = f"{list(whole.shape)} in the checkpoint, {list(window.whole.shape)} in the model"
+        errors.append(f"size mismatch for {plain}: {sizes}")
+    else:
+        with torch.no_grad():
+            window.whole.copy_(whole)
+        entries = window.region.take(whole)
+    state[f"{prefix}parametrizations.{leaf}.original"] = entries

@@ -25,7 +25,9 @@ Files = Annotated[
 ]
 Alpha = Annotated[
     float,
-    typer.Option(help="Share of the (last) delta: 0 is the base, 1 the trained weights."),
+    typer.Option(
+        help="Share of the (last) delta: 1 gives the trained weights, 0 what it began from."
+    ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Commit of a hub model.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
@@ -147,15 +149,19 @@ def _print_header(header: Header, file: Path) -> None:
     base, continues = header.base, header.parent_sha256 != header.base.sha256
     revision = f" at {base.revision}" if base.revision else ""
     typer.echo(f"{file}: {header.numel:,} numbers, {memory(file.stat().st_size)}")
-    typer.echo(f"base      {base.id}{revision}, {base.dtype}, sha256 {base.sha256[:16]}")
+    typer.echo(f"base      {base.id}{revision}, {base.dtype}, sha256 {base.sha256[:12]}")
     if continues:
-        typer.echo(f"continues sha256 {header.parent_sha256[:16]}, the stage before")
-    typer.echo(f"gives     sha256 {header.result_sha256[:16]} at alpha {header.alpha:g}")
+        typer.echo(f"continues sha256 {header.parent_sha256[:12]}, the stage before")
+    typer.echo(f"gives     sha256 {header.result_sha256[:12]} in full")
+    if header.alpha != 1.0:
+        typer.echo(
+            f"scaled    alpha {header.alpha:g}; hash and scores are those of the whole change"
+        )
     keep = f", keeping {', '.join(header.keep)}" if header.keep else ""
     typer.echo(f"trained   {', '.join(header.terms)}{keep}")
     if header.arm:
         typer.echo(f"from      arm {header.arm}, stage {header.stage}")
-    typer.echo(f"scores    {(header.scores_sha256 or 'not taken')[:16]}")
+    typer.echo(f"scores    {(header.scores_sha256 or 'not taken')[:12]}")
     typer.echo(f"written   by {header.tool}")
     table = Table(box=SIMPLE_HEAD)
     table.add_column("part")

@@ -76,6 +76,9 @@ def execute(plan: Plan, out: Path, resume: bool, options: Options, json: bool) -
     from narrowtune.training import Interrupted
 
     with TerminalProgress() as progress:
+        for arm in plan.arms:
+            for note in plan.notes(arm):
+                progress.note(f"note: {arm.name}: {note}")
         try:
             record = run(plan, out, resume=resume, options=options, observer=progress)
         except Interrupted as stopped:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from narrowtune.anatomy import Region, SelectedTensor
-from narrowtune.anatomy.windows import plain_tensors, release
-from narrowtune.delta.ledger import Ledger, Snapshot, hash_tensor, model_digest
+from narrowtune.anatomy.windows import plain_parameters, plain_tensors, release
+from narrowtune.delta.ledger import Ledger, Snapshot, hash_tensor
 from narrowtune.delta.tensors import load_tensors, save_tensors
 from narrowtune.errors import InputError
 from narrowtune.record.delta_header import Base, Entry, Header, read_header
 
 TOOL = "narrowtune"
+_LARGEST_ALPHA = 1000.0  # beyond it no interpolation makes sense, and fp32 overflows
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,12 @@ class Delta:
 
     @classmethod
     def of(
-        cls, ledger: Ledger, base: Base | str, after: Snapshot | None = None, **about: Any
+        cls,
+        ledger: Ledger,
+        base: Base | str,
+        after: Snapshot | None = None,
+        arm: str = "",
+        stage: str = "",
     ) -> Delta:
         """What was trained in a ledger's model since the ledger was opened.
 
@@ -43,7 +47,8 @@ class Delta:
             base: Where the model comes from; a name alone when it was loaded just before the
                 ledger was opened.
             after: The model as it is now, if the ledger has just looked at it.
-            **about: `arm` and `stage`.
+            arm: The arm's name, in an experiment.
+            stage: The stage's name, in an experiment.
 
         If something frozen changed it is not in the delta, and `verify` will tell.
         """
@@ -69,7 +74,8 @@ class Delta:
             entries=entries,
             regions=regions,
             content_sha256=_content(tensors),
-            **about,
+            arm=arm,
+            stage=stage,
         )
         return cls(header, tensors)
 
@@ -117,8 +123,8 @@ def apply_delta(model: nn.Module, delta: Delta, alpha: float = 1.0) -> None:
     Raises:
         InputError: If the model is not what the delta was made from or began from.
     """
+    check_alpha(alpha)
     share = alpha * delta.header.alpha
-    check_alpha(share)
     release(model)
     whole = dict(plain_tensors(model))
     if problems := _misfits(delta.header, whole, model):
@@ -152,20 +158,23 @@ def apply_deltas(model: nn.Module, deltas: Sequence[Delta], alpha: float = 1.0) 
 def dtype_of(model: nn.Module) -> str:
     """The dtype most of a model's numbers have."""
     counts: dict[str, int] = {}
-    for parameter in model.parameters():
+    for _, parameter in plain_parameters(model):
         name = str(parameter.dtype).removeprefix("torch.")
         counts[name] = counts.get(name, 0) + parameter.numel()
     return max(counts, key=lambda name: counts[name])
 
 
 def check_alpha(alpha: float) -> None:
-    """Refuse what is no finite number.
+    """Refuse what is no finite number, or far from any share.
 
     Raises:
         InputError: If it is not.
     """
-    if not math.isfinite(alpha):
-        raise InputError(f"alpha must be a finite number (0: the base, 1: the delta), not {alpha}")
+    if not isinstance(alpha, int | float) or not abs(alpha) <= _LARGEST_ALPHA:
+        raise InputError(
+            f"alpha must be a finite number (0: none of the change, 1: all of it), at most "
+            f"{_LARGEST_ALPHA:g} in size, not {alpha!r}"
+        )
 
 
 def _between(base: Tensor, value: Tensor, share: float) -> Tensor:
@@ -173,6 +182,16 @@ def _between(base: Tensor, value: Tensor, share: float) -> Tensor:
         return value if share else base
     start = base.float()
     return (start + share * (value.float() - start)).to(base.dtype)
+
+
+def fits(now: Snapshot, header: Header) -> bool:
+    """Whether weights are those the stage began from, or the run's base.
+
+    The base will do for a later stage if all that changed since lies in the delta.
+    """
+    began = now.digest == header.parent_sha256
+    covers = now.frozen_digest == header.frozen_sha256
+    return began or (now.digest == header.base.sha256 and covers)
 
 
 def _misfits(header: Header, whole: Mapping[str, Tensor], model: nn.Module) -> list[str]:
@@ -187,17 +206,20 @@ def _misfits(header: Header, whole: Mapping[str, Tensor], model: nn.Module) -> l
                 f"{name} is {list(shape)} in the model and {list(entry.shape)} in the delta: "
                 + _made(header)
             ]
-    if model_digest(model) not in (header.base.sha256, header.parent_sha256):
+    now = Snapshot.of(model, header.trained)
+    if now.digest == header.result_sha256 != header.parent_sha256:
+        return ["the model already has this delta on it"]
+    if not fits(now, header):
         return [f"the model's weights are not those the delta belongs to: {_made(header)}"]
     return []
 
 
 def _made(header: Header) -> str:
     continues = header.parent_sha256 != header.base.sha256
-    after = ", or with the stage before this one applied" if continues else ""
+    after = f", with the stages before it applied (sha256 {header.parent_sha256[:12]})"
     return (
         f"it was made from {header.base.id} in {header.base.dtype} "
-        f"(sha256 {header.base.sha256[:12]}){after}"
+        f"(sha256 {header.base.sha256[:12]}){after if continues else ''}"
     )
 
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from torch import nn
 
-from narrowtune.delta.delta import apply_deltas, check_alpha, read_delta
+from narrowtune.delta.delta import Delta, apply_deltas, check_alpha, read_delta
 from narrowtune.errors import InputError
 from narrowtune.models.loading import choose_dtype, load_model
 
-Paths = str | Path | Sequence[str | Path]
+Deltas = str | Path | Delta | Sequence[str | Path | Delta]
 
 
 def load(  # noqa: PLR0913 - as many as `load_model` takes, and two
     base: str,
     *,
-    delta: Paths | None = None,
+    delta: Deltas | None = None,
     alpha: float = 1.0,
     revision: str | None = None,
     dtype: str = "auto",
@@ -28,8 +28,8 @@ def load(  # noqa: PLR0913 - as many as `load_model` takes, and two
 
     Args:
         base: A bundled name, a local folder or a hub id.
-        delta: Path of a delta file, or several, in the order of their stages.
-        alpha: The share of the (last) delta: 0 the base, 1 the trained weights.
+        delta: A delta or its file, or several, in the order of their stages.
+        alpha: The share of the (last) delta: 1 gives the trained weights, 0 what it began from.
         revision: Commit of a hub model.
         dtype: `float32`, `bfloat16` or `auto`. A delta is applied in the dtype it was trained in,
             which is also what `auto` then means.
@@ -39,14 +39,23 @@ def load(  # noqa: PLR0913 - as many as `load_model` takes, and two
     Raises:
         InputError: If the base is no model, or a delta is damaged or not of this base.
     """
-    if delta is None:
-        return load_model(base, revision, dtype, device, trust_remote_code)
     check_alpha(alpha)
-    paths = [delta] if isinstance(delta, str | Path) else list(delta)
-    if not paths:
+    if delta is None:
+        if alpha != 1.0:
+            raise InputError(f"alpha {alpha:g} is a share of a delta, and no delta is given")
+        return load_model(base, revision, dtype, device, trust_remote_code)
+    given = [delta] if isinstance(delta, str | Path | Delta) else list(delta)
+    if not given:
         raise InputError("delta is an empty list; name a file, or leave it out")
-    deltas = [read_delta(path) for path in paths]
+    wanted = choose_dtype(dtype, "cpu")
+    deltas = [one if isinstance(one, Delta) else read_delta(one) for one in given]
     trained_in = deltas[0].header.base.dtype
     model = load_model(base, revision, trained_in, device, trust_remote_code)
     apply_deltas(model, deltas, alpha)
-    return model if dtype == "auto" else model.to(choose_dtype(dtype, "cpu"))
+    if dtype == "auto" or wanted == choose_dtype(trained_in, "cpu"):
+        return model
+    # Loaded in the other dtype rather than cast, which would round what stays in fp32 (rotary
+    # frequencies) too.
+    other = load_model(base, revision, dtype, device, trust_remote_code)
+    other.load_state_dict(model.state_dict())
+    return other

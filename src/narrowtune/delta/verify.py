@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from narrowtune.delta.delta import Delta, apply_delta
+from narrowtune.delta.delta import Delta, apply_delta, fits
 from narrowtune.delta.ledger import Snapshot, changed, fingerprint, model_digest
 from narrowtune.record.delta_header import Header
 
@@ -28,19 +28,21 @@ def verify(base: nn.Module, delta: Delta, tuned: nn.Module | None = None) -> tup
     Args:
         base: The base, or the base with the stages before applied, in the delta's dtype.
         delta: The delta; its file's integrity was checked when it was read.
-        tuned: A model said to be the base with the delta in full.
+        tuned: A model said to be the base with the delta, scaled if it is, on it.
     """
     header = delta.header
     now = Snapshot.of(base, header.trained)
     found = now.digest
-    fits = found in (header.base.sha256, header.parent_sha256)
+    known = found in (header.base.sha256, header.parent_sha256)
     made = f"sha256 {found[:12]}; the delta was made from {header.base.sha256[:12]}"
-    checks = [Check("base", fits, made if not fits else f"sha256 {found[:12]}")]
-    if not fits:
+    checks = [Check("base", known, made if not known else f"sha256 {found[:12]}")]
+    if not known:
         return tuple(checks)
     checks.append(_frozen(now, header))
+    if not fits(now, header):
+        return tuple(checks)
     apply_delta(base, delta)
-    if header.alpha == 1.0:
+    if header.alpha == 1.0:  # a scaled delta's file knows no hash of what it gives
         checks.append(_result(base, delta))
     if tuned is not None:
         checks.append(_same(base, tuned))

@@ -13,12 +13,14 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
-from narrowtune.errors import InputError
+from narrowtune.errors import InputError, nearest
 from narrowtune.models.skeleton import load_config, model_class, resolve
 
 # What lies beside the weights: configs, vocabularies, templates. Weight indexes are excluded
 # because `save_pretrained` writes its own.
 _COMPANIONS = (".json", ".jinja", ".model", ".txt")
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_model(
@@ -49,7 +51,6 @@ def load_model(
             resolve(model),
             revision=revision,
             dtype=choose_dtype(dtype, target),
-            attn_implementation="sdpa",
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -65,10 +66,16 @@ def load_model(
 
 
 def choose_dtype(dtype: str, device: str) -> torch.dtype:
-    """The compute dtype: as asked, or for `auto` float32 on CPU and bfloat16 elsewhere."""
+    """The compute dtype: as asked, or for `auto` float32 on CPU and bfloat16 elsewhere.
+
+    Raises:
+        InputError: If no model computes in it.
+    """
     if dtype == "auto":
         return torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype]
+    if dtype not in _DTYPES:
+        raise InputError(f"no dtype {dtype!r}; {nearest(dtype, ('auto', *_DTYPES))}")
+    return _DTYPES[dtype]
 
 
 def check_device(device: str | None) -> str:

@@ -76,13 +76,7 @@ def teach_arm(session: Session, arm: ArmPlan) -> None:
 
 def _walk_stages(session: Session, arm: ArmPlan, saved: Path) -> None:
     spec = session.plan.experiment.model
-    model = load_model(
-        session.plan.model,
-        spec.revision,
-        spec.dtype,
-        str(session.engine.device),
-        spec.trust_remote_code,
-    )
+    model = load_base(session)
     base = _base(session, model)
     trained = arm.selection.apply(model)
     for stage in session.plan.stages:
@@ -182,7 +176,8 @@ def _bind_scores(session: Session, arm: ArmPlan) -> None:
         path, unit = delta_path(session.folder, arm.name, stage.name), (arm.name, stage.name)
         rows = [row for row in session.journal.record.scores if (row.arm, row.stage) == unit]
         sha256 = digest([row.model_dump(mode="json") for row in rows])
-        if rows and read_header(path).scores_sha256 != sha256:
+        # A user may have moved it away for its size.
+        if rows and path.exists() and read_header(path).scores_sha256 != sha256:
             read_delta(path).with_scores(sha256).save(path)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from narrowtune.delta import fingerprint
+from narrowtune.delta import Snapshot
 from narrowtune.engine import Engine, deterministic
 from narrowtune.errors import InputError, RunFailed
 from narrowtune.experiment import digest
@@ -130,7 +130,9 @@ def _everything(session: Session) -> None:
     model = load_base(session)
     facts = environment(session.engine.device, session.engine.processes)
     facts["dtype"] = str(choose_dtype(spec.dtype, str(session.engine.device)))
-    facts["model_sha256"] = digest(fingerprint(model))
+    snapshot = Snapshot.of(model, {})
+    facts["model_sha256"] = digest(dict(snapshot.whole))
+    facts["weights_sha256"] = snapshot.digest  # what deltas call their base by
     _compare(journal.record.environment, facts, session.observer)
     journal.environment(facts | {"sessions": journal.record.environment.get("sessions", 0) + 1})
     if "base" in plan.experiment.evaluate:
