@@ -18,7 +18,12 @@ LAUNCHER = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_po
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "recipe", "tolerance"),
-    [("float32", "gate-up", 1e-4), ("float32", "full", 1e-2), ("bfloat16", "gate-up", 5e-2)],
+    [
+        ("float32", "gate-up", 1e-4),
+        ("float32", "full", 1e-2),
+        ("float32", "vision.attn.q", 1e-3),  # slices; a share of text rows reaches none of them
+        ("bfloat16", "gate-up", 5e-2),
+    ],
 )
 def test_two_processes_equal_one(
     drawn: Path, tmp_path: Path, dtype: str, recipe: str, tolerance: float

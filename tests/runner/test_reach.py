@@ -52,6 +52,21 @@ def test_images_in_the_stage_make_no_note(words: Path, drawn: Path) -> None:
     assert plan_of(words, "full", stages=stages).to_dict()["arms"][0]["notes"] == []
 
 
+def test_text_rows_among_images_teach_a_vision_tower_nothing(
+    words: Path, drawn: Path, tmp_path: Path
+) -> None:
+    """Micro-batches of text alone have no gradient to give; the others do."""
+    images = (drawn / "counting" / "train.jsonl").read_text().splitlines()[:4]
+    text = (words / "train.jsonl").read_text().splitlines()
+    mixed = drawn / "counting" / "few_images.jsonl"
+    mixed.write_text("\n".join([*images, *text]))
+    stages = [{"name": "mixed", "train": str(mixed), "training": {"micro_batch_size": 1}}]
+    plan = plan_of(words, "vision.attn.q", stages=stages)
+    record = nt.run(plan, tmp_path / "r", options=Options(device="cpu", save_models=False))
+    assert record.status == "complete" and record.ledger[0].held
+    assert max(row.grad_norm for row in record.losses) > 0
+
+
 def test_a_run_says_which_parameters_no_gradient_reached(words: Path, tmp_path: Path) -> None:
     heard: list[str] = []
 

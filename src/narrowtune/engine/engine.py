@@ -51,8 +51,13 @@ class Engine:
         return list(rows[self.rank :: self.processes])
 
     def backward(self, loss: Tensor) -> None:
-        """Add the loss's gradients to those already there, in this process."""
-        self._accelerator.backward(loss)
+        """Add the loss's gradients to those already there, in this process.
+
+        A loss that nothing trained has a share in adds none: text rows, when only the vision tower
+        is trained.
+        """
+        if loss.requires_grad:
+            self._accelerator.backward(loss)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its sum over the processes.
