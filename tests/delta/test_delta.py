@@ -273,7 +273,7 @@ def _rewrite(path: Path, change: Callable[[dict[str, object]], None], sealed: bo
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (_truncate, "can't be read"),
+        (_truncate, "can't be read, it is truncated or damaged"),
         (_flip_a_bit, "has been altered: its tensors do not match"),
         (_reword, "has been altered: its header does not match its seal"),
         (_from_the_future, "format 99, and this version of narrowtune reads format 1"),

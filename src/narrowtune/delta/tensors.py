@@ -32,6 +32,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         tensors: dict[str, Tensor] = load_file(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise InputError(f"{path} can't be read: {error}") from error
+    except SafetensorError as error:
+        raise InputError(f"{path} can't be read, it is truncated or damaged: {error}") from error
     return tensors

@@ -119,8 +119,10 @@ def read_header(path: Path) -> Header:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise InputError(f"{path} can't be read: {error}") from error
+    except SafetensorError as error:
+        raise InputError(f"{path} can't be read, it is truncated or damaged: {error}") from error
     if KEY not in metadata:
         raise InputError(f"{path} is no delta: its header has no entry {KEY!r}")
     values, seal = _sealed(metadata[KEY])
