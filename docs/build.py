@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 COMMANDS = (
     "demo", "inspect", "select", "plan", "train", "run", "eval", "report",
-    "delta show", "delta apply", "delta scale", "delta verify", "data check", "doctor",
+    "delta show", "delta apply", "delta scale", "delta verify", "data check", "data prepare",
+    "doctor",
 )  # fmt: skip
 INTRODUCTION = """# Command line
 

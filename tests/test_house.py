@@ -48,6 +48,7 @@ LIGHT = [
     ["eval", "--help"],
     ["report", "--help"],
     ["data", "check", "--help"],
+    ["data", "prepare", "--help"],
 ]
 
 

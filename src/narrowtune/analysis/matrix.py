@@ -79,7 +79,7 @@ def contrast(
         old, new, before, after = new, old, after, before
     pairs = samples.paired(before, after, task)
     if pairs is not None:
-        scores = [(a.score, b.score) for a, b in pairs]
+        scores = [(a.part, b.part) for a, b in pairs]
         if _agrees(old, [a for a, _ in scores]) and _agrees(new, [b for _, b in scores]):
             return Contrast(new.value - old.value, (Moments.of(b - a for a, b in scores),))
     return Contrast(new.value - old.value, (Moments.of_score(new), Moments.of_score(old)))

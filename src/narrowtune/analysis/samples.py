@@ -11,12 +11,18 @@ Point = tuple[str, str]
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer of one model."""
+    """One answer of one model; `contribution` where the task's value is no mean of scores."""
 
     id: str
     prediction: str
     references: tuple[str, ...]
     score: float
+    contribution: float | None = None
+
+    @property
+    def part(self) -> float:
+        """What it puts into the task's value, which is the mean of these over the samples."""
+        return self.score if self.contribution is None else self.contribution
 
 
 @dataclass(frozen=True)

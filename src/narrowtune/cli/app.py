@@ -24,6 +24,7 @@ from narrowtune.cli.demo import demo_command
 from narrowtune.cli.doctor import doctor_command
 from narrowtune.cli.evaluate import eval_command
 from narrowtune.cli.inspect import inspect_command, select_command
+from narrowtune.cli.prepare import data_prepare_command
 from narrowtune.cli.report import report_command
 from narrowtune.cli.run import plan_command, run_command
 from narrowtune.cli.train import train_command
@@ -38,7 +39,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data = typer.Typer(help="Look at data files.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(
+    help="Data files: look at them, or make them of public releases.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 delta = typer.Typer(
     help="What a stage changed: look at it, put it on its base, scale it, prove it.",
     no_args_is_help=True,
@@ -55,6 +60,7 @@ app.command("eval")(eval_command)
 app.command("report")(report_command)
 app.command("doctor")(doctor_command)
 data.command("check")(data_check_command)
+data.command("prepare")(data_prepare_command)
 app.add_typer(data, name="data")
 delta.command("show")(delta_show_command)
 delta.command("apply")(delta_apply_command)

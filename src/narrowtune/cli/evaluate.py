@@ -36,7 +36,9 @@ Tasks = Annotated[
 MetricOption = Annotated[
     str,
     typer.Option(
-        "--metric", help="For tasks without :METRIC. exact, option, number, clock, yes_no"
+        "--metric",
+        help="For tasks without :METRIC. exact, option, number, clock, yes_no, vqa, anls, relaxed, "
+        "f1, bleu",
     ),
 ]
 ScoringOption = Annotated[

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from narrowtune.engine import is_main_process
+from narrowtune.experiment import Replicate
 from narrowtune.record import LedgerRow, Score
 from narrowtune.runner import Observer
 from narrowtune.training import StepResult
@@ -44,6 +45,11 @@ class TerminalProgress(Observer):
     ) -> None:
         """Stop drawing."""
         self._bar.stop()
+
+    def replicate(self, replicate: Replicate, place: int, total: int) -> None:
+        """Name the order and seed that come next."""
+        order = " > ".join(replicate.order)
+        self.note(f"replicate {place} of {total}: {order}, seed {replicate.seed}")
 
     def phase(self, title: str, total: int) -> None:
         """Begin a new bar."""

@@ -76,9 +76,8 @@ def execute(plan: Plan, out: Path, resume: bool, options: Options, json: bool) -
     from narrowtune.training import Interrupted
 
     with TerminalProgress() as progress:
-        for arm in plan.arms:
-            for note in plan.notes(arm):
-                progress.note(f"note: {arm.name}: {note}")
+        for note in _notes(plan):
+            progress.note(note)
         try:
             record = run(plan, out, resume=resume, options=options, observer=progress)
         except Interrupted as stopped:
@@ -127,8 +126,18 @@ def _print_plan(plan: Plan) -> None:
         tasks.add_row(task.name, task.role, task.spec.metric, str(len(task.prepared.examples)))
     console = Console()
     console.print(f"{plan.anatomy.class_name}, digest {plan.digest[:12]}")
+    if plan.experiment.repeated:
+        replicates = plan.experiment.replicates
+        console.print(f"{len(replicates)} replicates, each as below in its order, from its seed:")
+        for one in replicates:
+            console.print(f"  {one.name}: {' > '.join(one.order)}", highlight=False)
     for table in (sizes, stages, tasks):
         console.print(table)
-    for arm in arms:
-        for note in arm["notes"]:
-            console.print(f"note: {arm['name']}: {note}", markup=False, highlight=False)
+    for note in _notes(plan):
+        console.print(note, markup=False, highlight=False)
+
+
+def _notes(plan: Plan) -> list[str]:
+    """What a careful user wants to know beforehand: of each arm, and of tests that leak."""
+    arms = [f"note: {arm.name}: {note}" for arm in plan.arms for note in plan.notes(arm)]
+    return arms + [f"note: task {shared.task}: {shared} (allowed)" for shared in plan.overlaps]

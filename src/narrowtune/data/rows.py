@@ -177,8 +177,11 @@ class Reader:
             self.problems.append("no user message, so no question to answer")
 
     def _references(self, row: dict[str, Any], answer: str) -> tuple[str, ...]:
-        key = "references" if "references" in row else "answers"
-        return tuple(dict.fromkeys((answer, *self._strings(row, key))))
+        """The taught answer, then the others; equal ones stay, they are votes to some metrics."""
+        others = list(self._strings(row, "references" if "references" in row else "answers"))
+        if answer in others:
+            others.remove(answer)
+        return (answer, *others)
 
     def _check_choices(self, choices: tuple[str, ...], answer: str) -> None:
         if choices and answer.strip() not in {choice.strip() for choice in choices}:

@@ -24,7 +24,9 @@ class Batches:
         encoded: The prompts, in file order.
         processing: The model's image processor and padding token.
         batch_size: Rows per batch.
-        padding_side: "left" to generate, "right" to score.
+        padding_side: "left" to generate or to go on from, "right" to score.
+        rows: How many rows each of `encoded` stands for, 1 unless given; what stands for more
+            than a batch has is a batch of its own.
     """
 
     def __init__(
@@ -33,12 +35,13 @@ class Batches:
         processing: ModelSide,
         batch_size: int,
         padding_side: Literal["left", "right"],
+        rows: Sequence[int] | None = None,
     ) -> None:
         self.encoded = tuple(encoded)
         self.processing = processing
+        self.batch_size = batch_size
         self.padding_side: Literal["left", "right"] = padding_side
-        order = sorted(range(len(encoded)), key=lambda index: -len(encoded[index]))
-        self.places = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        self.places = list(self._grouped(rows or [1] * len(encoded)))
         self._kept: dict[int, Batch] = {}
         self._kept_bytes = 0
 
@@ -48,6 +51,16 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[list[int], Batch]]:
         for number, places in enumerate(self.places):
             yield places, self._kept.get(number) or self._make(number, places)
+
+    def _grouped(self, rows: Sequence[int]) -> Iterator[list[int]]:
+        group: list[int] = []
+        for place in sorted(range(len(self.encoded)), key=lambda place: -len(self.encoded[place])):
+            if group and sum(rows[member] for member in (*group, place)) > self.batch_size:
+                yield group
+                group = []
+            group.append(place)
+        if group:
+            yield group
 
     def _make(self, number: int, places: list[int]) -> Batch:
         rows = [self.encoded[place] for place in places]

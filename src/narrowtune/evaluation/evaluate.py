@@ -37,20 +37,35 @@ def evaluate(
 def score(model: nn.Module, task: PreparedTask) -> TaskResult:
     """The model's score on a prepared task."""
     samples = _generated(model, task) if task.scoring == "generate" else _by_choice(model, task)
-    scores = [float(sample["score"]) for sample in samples]
+    value, parts = _over_all(task, samples)
     return TaskResult(
-        value=sum(scores) / len(scores),
-        n=len(scores),
-        stderr=standard_error(scores),
+        value=value,
+        n=len(parts),
+        stderr=standard_error(parts),
         task_version=task.version,
         higher_is_better=task.metric.higher_is_better,
         samples=samples,
     )
 
 
+def _over_all(task: PreparedTask, samples: list[dict[str, Any]]) -> tuple[float, list[float]]:
+    """The task's value, and what each sample puts into it: numbers whose mean it is."""
+    corpus = task.metric.corpus if task.scoring == "generate" else None
+    if corpus is None:
+        scores = [float(sample["score"]) for sample in samples]
+        return sum(scores) / len(scores), scores
+    predictions = [str(sample["prediction"]) for sample in samples]
+    whole = corpus(predictions, [example.references for example in task.examples])
+    for sample, part in zip(samples, whole.contributions, strict=True):
+        sample["contribution"] = part
+    return whole.value, list(whole.contributions)
+
+
 def _generated(model: nn.Module, task: PreparedTask) -> list[dict[str, Any]]:
+    from narrowtune.evaluation.batches import Batches
     from narrowtune.evaluation.generation import generate_answers
 
+    assert isinstance(task.batches, Batches)
     answers = generate_answers(model, task.processing, task.batches, task.max_new_tokens)
     return [
         {
@@ -66,9 +81,10 @@ def _generated(model: nn.Module, task: PreparedTask) -> list[dict[str, Any]]:
 
 def _by_choice(model: nn.Module, task: PreparedTask) -> list[dict[str, Any]]:
     from narrowtune.evaluation.likelihood import score_choices
+    from narrowtune.evaluation.questions import Questions
 
-    counts = [len(example.choices) for example in task.examples]
-    scored = score_choices(model, task.batches, counts)
+    assert isinstance(task.batches, Questions)
+    scored = score_choices(model, task.batches)
     by_sum = task.scoring == "likelihood-sum"
     rows = zip(task.examples, task.golds, scored, strict=True)
     return [_choice_sample(example, gold, choices, by_sum) for example, gold, choices in rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,8 +13,9 @@ from narrowtune.data.encoding import Encoded, encode
 from narrowtune.data.example import Example, Message, TextPart
 from narrowtune.data.model_side import ModelSide
 from narrowtune.errors import InputError, RunFailed
-from narrowtune.evaluation.batches import Batches
 from narrowtune.evaluation.generation import evaluating
+from narrowtune.evaluation.questions import Questions
+from narrowtune.models.prompt_cache import ReadPrompts, stored_tensors_kept
 from narrowtune.models.supervised import predicting, supervised_logits
 
 
@@ -72,39 +73,91 @@ def encode_choices(example: Example, processing: Scored) -> list[Encoded]:
     return [_encode_choice(example, choice, processing) for choice in example.choices]
 
 
-def score_choices(
-    model: nn.Module, sequences: Batches, counts: Sequence[int]
-) -> list[list[ChoiceScore]]:
-    """The scores of each example's choices, in file order.
+def score_choices(model: nn.Module, questions: Questions) -> list[list[ChoiceScore]]:
+    """The scores of each question's choices, in file order.
+
+    A prompt is read once for all its choices where the model can share it: its cache holds keys
+    and values alone, and on a trial of two questions the scores are those of whole sequences.
+    Anything else is scored as whole sequences.
 
     Args:
         model: A transformers model with an output head; left in the modes it came in.
-        sequences: Right-padded batches over what `encode_choices` gave, examples in order.
-        counts: Choices of each example.
+        questions: Over what `encode_choices` gave.
 
     Raises:
         RunFailed: The model answers with NaN.
     """
-    device = next(model.parameters()).device
-    scores: dict[int, ChoiceScore] = {}
-    with evaluating(model):
-        for places, batch in sequences:
-            batch = batch.to(device)
-            totals = _log_likelihoods(model, batch.inputs, batch.supervised)
-            for place, total in zip(places, totals.tolist(), strict=True):
-                encoded = sequences.encoded[place]
-                text = encoded.example.answer
-                scores[place] = ChoiceScore(text, total, encoded.supervised_tokens)
-    if any(score.total != score.total for score in scores.values()):
+    with evaluating(model), stored_tensors_kept(model):
+        totals = shared_totals if can_share(model, questions) else whole_totals
+        found = totals(model, questions)
+    if any(total != total for total in found):
         raise RunFailed("the model's log-likelihoods are NaN: its weights are damaged")
-    ordered = iter(scores[place] for place in range(len(scores)))
-    return [[next(ordered) for _ in range(count)] for count in counts]
+    left = iter(found)
+    return [
+        [ChoiceScore(one.example.answer, next(left), one.supervised_tokens) for one in choices]
+        for choices in questions.encoded
+    ]
 
 
-def _log_likelihoods(model: nn.Module, inputs: dict[str, Tensor], marked: Tensor) -> Tensor:
-    """Sum over each row's marked tokens of their log-probability: [rows]."""
-    logits = supervised_logits(model, inputs, predicting(marked))  # [marked, vocabulary]
-    said = inputs["input_ids"][marked]  # [marked]
+def can_share(model: nn.Module, questions: Questions) -> bool:
+    """Whether these questions' prompts can be read once for all choices, tried on two of them."""
+    trial = questions.trial
+    if trial is None or questions.prompts is None:
+        return False
+    try:
+        shared = shared_totals(model, trial)
+    except Exception:  # whatever a class raises that goes on from several tokens otherwise, or not
+        return False
+    # Half the digits of the model's dtype: far above rounding, far below another prompt's scores.
+    tolerance = torch.finfo(next(model.parameters()).dtype).eps ** 0.5
+    pairs = zip(shared, whole_totals(model, trial), strict=True)
+    return all(math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance) for a, b in pairs)
+
+
+def whole_totals(model: nn.Module, questions: Questions) -> list[float]:
+    """Each choice's log-likelihood (nats) from a sequence of its own, in order."""
+    device = next(model.parameters()).device
+    found: dict[int, float] = {}
+    for places, batch in questions.sequences:
+        batch = batch.to(device)
+        logits = supervised_logits(model, batch.inputs, predicting(batch.supervised))
+        totals = _log_likelihoods(logits, batch.inputs["input_ids"], batch.supervised)
+        found |= zip(places, totals.tolist(), strict=True)
+    return [found[place] for place in range(len(found))]
+
+
+def shared_totals(model: nn.Module, questions: Questions) -> list[float]:
+    """Each choice's log-likelihood (nats) behind a prompt read once, in order.
+
+    Raises:
+        TypeError: What the model keeps of a prompt cannot be shared.
+    """
+    assert questions.prompts is not None, "some question shares no prompt"
+    device = next(model.parameters()).device
+    found: dict[tuple[int, int], float] = {}
+    for places, batch in questions.prompts:
+        prompts = ReadPrompts(model, batch.to(device).inputs)
+        rows = [
+            (row, (place, number))
+            for row, place in enumerate(places)
+            for number in range(len(questions.encoded[place]))
+        ]
+        for start in range(0, len(rows), questions.batch_size):
+            chosen = rows[start : start + questions.batch_size]
+            ids, real, marked = questions.continuations([key for _, key in chosen], device)
+            of = torch.tensor([row for row, _ in chosen], device=device)
+            logits = prompts.logits(of, ids, real, predicting(marked))
+            totals = _log_likelihoods(logits, ids, marked).tolist()
+            found |= zip([key for _, key in chosen], totals, strict=True)
+    return [found[key] for key in sorted(found)]
+
+
+def _log_likelihoods(logits: Tensor, ids: Tensor, marked: Tensor) -> Tensor:
+    """Sum over each row's marked tokens of their log-probability: [rows].
+
+    `logits` are those that predict the marked tokens: [marked, vocabulary].
+    """
+    said = ids[marked]  # [marked]
     # fp32 whatever the model's dtype: bf16 has three digits, too few to tell choices apart.
     logs = torch.log_softmax(logits.float(), dim=-1).gather(1, said[:, None]).squeeze(1)
     rows = torch.zeros(marked.shape[0], dtype=torch.float64, device=logs.device)

@@ -16,6 +16,7 @@ from narrowtune.evaluation.metrics import Metric, metric_named, misfits
 if TYPE_CHECKING:
     from narrowtune.data.encoding import Encoded
     from narrowtune.evaluation.batches import Batches
+    from narrowtune.evaluation.questions import Questions
     from narrowtune.models.processing import Processing
 
 Scoring = Literal["generate", "likelihood", "likelihood-sum"]
@@ -45,14 +46,15 @@ class TaskResult:
     """A task's value on one model.
 
     Attributes:
-        value: Mean score of the samples, 0 to 1.
+        value: Mean score of the samples, 0 to 1; a corpus metric's own value.
         n: Samples.
         stderr: Standard error of that mean (see `standard_error`).
         task_version: Metric and way of scoring, each with its revision.
         higher_is_better: The value's direction.
         samples: One dictionary per example in file order, ready for JSONL: id, prediction,
-            references, score; `truncated` for generated answers; the choices' log-likelihoods
-            and right or wrong by either normalisation (`acc`, `acc_norm`) for scored choices.
+            references, score; `truncated` for generated answers, `contribution` by a corpus metric;
+            the choices' log-likelihoods and right or wrong by either normalisation (`acc`,
+            `acc_norm`) for scored choices.
     """
 
     value: float
@@ -73,7 +75,7 @@ class PreparedTask:
         scoring: How answers are had.
         max_new_tokens: The longest greedy answer.
         processing: The model's tokenizer and image processor.
-        batches: One prompt per example, or one sequence per choice of each example.
+        batches: One prompt per example, or the choices of each behind a prompt they share.
         golds: The right choices' places per example; empty when answers are generated.
     """
 
@@ -82,7 +84,7 @@ class PreparedTask:
     scoring: Scoring
     max_new_tokens: int
     processing: Processing
-    batches: Batches
+    batches: Batches | Questions
     golds: tuple[frozenset[int], ...]
 
     @property
@@ -123,18 +125,23 @@ def prepare(processing: Processing, examples: Iterable[Example], how: How) -> Pr
     if scoring == "generate":
         problems.add(misfits(metric.name, rows))
         with problems.collect():
-            encoded = _encode_prompts(rows, processing, tokens)
+            prompts = _encode_prompts(rows, processing, tokens)
     else:
         golds = tuple(right_choices(example, metric) for example in rows)
         pairs = zip(rows, golds, strict=True)
         problems.add([problem for pair in pairs for problem in _wrong(*pair)])
         with problems.collect():
-            encoded = _encode_choices(rows, processing)
+            choices = _encode_choices(rows, processing)
     _refuse(problems.found)
     from narrowtune.evaluation.batches import Batches
+    from narrowtune.evaluation.questions import Questions
 
-    side: Literal["left", "right"] = "left" if scoring == "generate" else "right"
-    batches = Batches(encoded, processing, how.get("batch_size", 64), side)
+    size = how.get("batch_size", 64)
+    batches: Batches | Questions
+    if scoring == "generate":
+        batches = Batches(prompts, processing, size, "left")
+    else:
+        batches = Questions(choices, processing, size)
     return PreparedTask(rows, metric, scoring, tokens, processing, batches, golds)
 
 
@@ -181,14 +188,14 @@ def _encode_prompts(
     return encoded
 
 
-def _encode_choices(examples: Sequence[Example], processing: Processing) -> list[Encoded]:
+def _encode_choices(examples: Sequence[Example], processing: Processing) -> list[list[Encoded]]:
     """Every example once per choice."""
     from narrowtune.evaluation.likelihood import encode_choices
 
     encoded, problems = [], Problems()
     for example in examples:
         with problems.collect():
-            encoded += encode_choices(example, processing)
+            encoded.append(encode_choices(example, processing))
     problems.check()
     return encoded
 

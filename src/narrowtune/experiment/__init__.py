@@ -8,11 +8,13 @@ from narrowtune.experiment.loading import (
     parse_experiment,
     read_yaml,
 )
+from narrowtune.experiment.repeats import Replicate
 from narrowtune.experiment.schema import (
     ArmSpec,
     Experiment,
     MetricName,
     ModelSpec,
+    OverlapKind,
     Scored,
     Scoring,
     StageSpec,
@@ -26,6 +28,8 @@ __all__ = [
     "Experiment",
     "MetricName",
     "ModelSpec",
+    "OverlapKind",
+    "Replicate",
     "Scored",
     "Scoring",
     "StageSpec",

@@ -5,14 +5,25 @@ Every class is frozen and refuses unknown keys, so a typo is an error and never 
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from narrowtune.errors import InputError
+from narrowtune.experiment.repeats import Replicate, all_orders, wrong_orders, wrong_seeds
 
-MetricName = Literal["exact", "option", "number", "clock", "yes_no"]
+MetricName = Literal[
+    "exact", "option", "number", "clock", "yes_no", "vqa", "anls", "relaxed", "f1", "bleu"
+]
 Scoring = Literal["generate", "likelihood", "likelihood-sum"]
+OverlapKind = Literal["images", "questions"]
 Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", description="Letters, digits, _ . + -")
 
 
@@ -35,7 +46,11 @@ class ModelSpec(Section):
 
 
 class Scored(Section):
-    """How something is answered and how its answers are judged."""
+    """How something is answered and how its answers are judged.
+
+    `allow_overlap` names what its test may share with any training: `images`, `questions`, both
+    as a list or as `true`. Unless it does, a test that shares them is refused.
+    """
 
     name: str = Name
     metric: MetricName = "exact"
@@ -43,6 +58,14 @@ class Scored(Section):
     limit: int | None = Field(default=None, gt=0)
     max_new_tokens: int = Field(default=32, gt=0)
     images: str | None = None
+    allow_overlap: tuple[OverlapKind, ...] = ()
+
+    @field_validator("allow_overlap", mode="before")
+    @classmethod
+    def _kinds(cls, given: Any) -> Any:
+        if isinstance(given, bool):
+            return get_args(OverlapKind) if given else ()
+        return (given,) if isinstance(given, str) else given
 
 
 class TaskSpec(Scored):
@@ -138,10 +161,16 @@ class TrainingSpec(Section):
 
 
 class Experiment(Section):
-    """Model x stages x arms x tasks: one YAML file."""
+    """Model x stages x arms x tasks: one YAML file.
+
+    `orders` (`all`, or lists of stage names) and `seeds` repeat it: every order with every seed.
+    Left out, the stages run once, as written, from `seed`.
+    """
 
     model: ModelSpec
     seed: int = 0
+    seeds: tuple[int, ...] = ()
+    orders: Literal["all"] | tuple[tuple[str, ...], ...] = ()
     stages: tuple[StageSpec, ...] = Field(min_length=1)
     held_out: tuple[TaskSpec, ...] = ()
     arms: tuple[ArmSpec, ...] = Field(min_length=1)
@@ -158,3 +187,49 @@ class Experiment(Section):
             if "base" in names:
                 raise ValueError(f"the {kind} name 'base' is taken: it means the untouched model")
         return self
+
+    @field_validator("orders", mode="before")
+    @classmethod
+    def _orders_shape(cls, given: Any) -> Any:
+        lists = isinstance(given, list | tuple) and all(isinstance(o, list | tuple) for o in given)
+        if given == "all" or lists:
+            return given
+        raise ValueError(f"give 'all', or lists of stage names as [[a, b], [b, a]], not {given!r}")
+
+    @model_validator(mode="after")
+    def _repeats(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        problems = wrong_seeds(self.seeds, self.seed)
+        if self.orders != "all":
+            problems += wrong_orders(self.orders, names)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def repeated(self) -> bool:
+        """Whether it asks for several orders or seeds by name, if only for one of each."""
+        return bool(self.orders or self.seeds)
+
+    @property
+    def replicates(self) -> tuple[Replicate, ...]:
+        """Every order with every seed: all orders from the first seed, then from the next."""
+        orders = all_orders([stage.name for stage in self.stages], self.orders)
+        seeds = self.seeds or (self.seed,)
+        return tuple(
+            Replicate(number, order, seed)
+            for seed in seeds
+            for number, order in enumerate(orders, start=1)
+        )
+
+    def alone(self, replicate: Replicate) -> Experiment:
+        """The experiment of one replicate: its stages in that order, from that seed, once."""
+        stages = {stage.name: stage for stage in self.stages}
+        return self.model_copy(
+            update={
+                "orders": (),
+                "seeds": (),
+                "seed": replicate.seed,
+                "stages": tuple(stages[name] for name in replicate.order),
+            }
+        )

@@ -30,10 +30,23 @@ def supervised_logits(
     Returns:
         Float, [number of True in `predicts`, vocabulary].
     """
-    with _head_at(output_head(model), predicts):
-        output = model(**inputs, use_cache=False, **options)
-    logits: Tensor = output.logits
+    logits: Tensor = output_at(model, inputs, predicts, use_cache=False, **options).logits
     return logits.reshape(-1, logits.shape[-1])
+
+
+def output_at(
+    model: nn.Module, inputs: Mapping[str, Tensor], predicts: Tensor, **options: Any
+) -> Any:
+    """The model's whole output (its cache too), with logits only where `predicts` is True.
+
+    Args:
+        model: A transformers model with an output head.
+        inputs: Keyword arguments of its forward, without labels.
+        predicts: Bool, [batch, tokens]; may be False everywhere, which spares the head.
+        options: Further keyword arguments of the forward.
+    """
+    with _head_at(output_head(model), predicts):
+        return model(**inputs, **options)
 
 
 def predicting(supervised: Tensor) -> Tensor:

@@ -21,7 +21,13 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Score(Row):
+class OfReplicate(Row):
+    """A row of one replicate; `replicate` is its name, empty where the experiment ran once."""
+
+    replicate: str = ""
+
+
+class Score(OfReplicate):
     """One task's value on one model; `value` and `stderr` are fractions (0 to 1), not percent.
 
     `stderr` is the standard error of the mean over the `n` samples.
@@ -39,7 +45,7 @@ class Score(Row):
     task_version: str
 
 
-class LedgerRow(Row):
+class LedgerRow(OfReplicate):
     """Whether everything frozen stayed bit-identical through a stage, and what did not.
 
     `frozen` counts tensors, buffers included; `changed` names those whose hash differs.
@@ -52,7 +58,7 @@ class LedgerRow(Row):
     changed: tuple[str, ...] = ()
 
 
-class Cost(Row):
+class Cost(OfReplicate):
     """What teaching one stage cost: wall seconds of training alone, bytes at the peak.
 
     `tokens` counts the tokens put through the model (image tokens included, padding not);
@@ -96,7 +102,7 @@ class DataFile(Row):
     sha256: str
 
 
-class DataOrder(Row):
+class DataOrder(OfReplicate):
     """Digest of the order in which one stage's training samples were visited."""
 
     arm: str
@@ -104,8 +110,22 @@ class DataOrder(Row):
     sha256: str
 
 
+class ReplicateRow(Row):
+    """One order and seed of a repeated experiment; its own record lies in the folder `name`."""
+
+    name: str
+    order: tuple[str, ...]
+    seed: int
+    status: Status
+    digest: str
+
+
 class Record(Row):
-    """Everything a run produced; a failed or interrupted run still leaves a valid one."""
+    """Everything a run produced; a failed or interrupted run still leaves a valid one.
+
+    A repeated experiment's record gathers scores, ledgers, costs and data orders of its
+    `replicates`; losses stay in their own records.
+    """
 
     schema_version: int = SCHEMA_VERSION
     status: Status = "running"
@@ -115,6 +135,7 @@ class Record(Row):
     environment: dict[str, Any] = {}
     plan: dict[str, Any] = {}
     data: tuple[DataFile, ...] = ()
+    replicates: tuple[ReplicateRow, ...] = ()
     scores: tuple[Score, ...] = ()
     readings: tuple[dict[str, Any], ...] = ()
     ledger: tuple[LedgerRow, ...] = ()

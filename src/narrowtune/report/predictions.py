@@ -52,4 +52,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _sample(row: Any) -> Sample:
     references = tuple(str(reference) for reference in row.get("references", ()))
-    return Sample(str(row["id"]), str(row["prediction"]), references, float(row["score"]))
+    part = row.get("contribution")
+    return Sample(
+        str(row["id"]),
+        str(row["prediction"]),
+        references,
+        float(row["score"]),
+        None if part is None else float(part),
+    )

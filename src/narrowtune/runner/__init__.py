@@ -1,10 +1,11 @@
 """Carrying an experiment out: plan, then do, then record."""
 
-from narrowtune.runner.execute import Options, run
+from narrowtune.runner.execute import Options
 from narrowtune.runner.folder import refuse_occupied
 from narrowtune.runner.observer import Observer
 from narrowtune.runner.plan import ArmPlan, Plan, StagePlan, TaskPlan
 from narrowtune.runner.planning import plan
+from narrowtune.runner.replicates import run
 
 __all__ = [
     "ArmPlan",

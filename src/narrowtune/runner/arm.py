@@ -56,6 +56,7 @@ class Session:
     journal: Journal
     observer: Observer
     should_stop: Callable[[], bool] = lambda: False
+    base_from: Path | None = None
     doing: str = "starting"
 
     def begin(self, what: str, total: int) -> None:

@@ -11,6 +11,9 @@ import torch
 
 _PACKAGES = ("narrowtune", "torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow")
 
+HARDWARE = ("device", "device_name", "threads", "processes", "packages")
+"""What of the environment may move the last bits of a result."""
+
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:
     """Versions, hardware and thread count: what "same hardware, same numbers" refers to."""

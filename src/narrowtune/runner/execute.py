@@ -10,11 +10,12 @@ from narrowtune.delta import Snapshot
 from narrowtune.engine import Engine, deterministic
 from narrowtune.errors import InputError, RunFailed
 from narrowtune.experiment import digest
-from narrowtune.models.loading import check_device, choose_dtype
+from narrowtune.models.loading import choose_dtype
 from narrowtune.record import BASE, Record
 from narrowtune.runner.arm import Session, load_base, score_all, teach_arm
-from narrowtune.runner.environment import environment
-from narrowtune.runner.folder import claim, model_path
+from narrowtune.runner.base import borrow_base
+from narrowtune.runner.environment import HARDWARE, environment
+from narrowtune.runner.folder import model_path
 from narrowtune.runner.interrupt import stop_on_signal
 from narrowtune.runner.journal import Journal
 from narrowtune.runner.observer import Observer
@@ -38,44 +39,40 @@ class Options:
     save_models: bool = True
 
 
-def run(
-    plan: Plan,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    options: Options | None = None,
-    observer: Observer | None = None,
+@dataclass(frozen=True)
+class Setting:
+    """Where and how a run happens, and who watches: nothing here can change a result."""
+
+    engine: Engine
+    options: Options
+    observer: Observer
+
+
+def run_once(
+    plan: Plan, folder: Path, earlier: Record | None, setting: Setting, base_from: Path | None
 ) -> Record:
-    """Carry the plan out and return its record, which also lies in `out`.
+    """Carry out the plan of one replicate and return its record, which also lies in `folder`.
 
     Args:
         plan: What to do.
-        out: A folder that is new or empty, or holds this very run when `resume` is set.
-        resume: Go on where an interrupted run stopped, to the same bits.
-        options: What cannot change a result.
-        observer: Told of progress.
-
-    Raises:
-        InputError: If `out` holds something else, or was begun with another model.
-        RunFailed: If the loss became NaN; the record says so and keeps all before it.
-        Interrupted: On Ctrl-C; the run can be resumed.
+        folder: Its folder, claimed.
+        earlier: The record that lies there, to go on with.
+        setting: What cannot change a result.
+        base_from: Folder of a finished replicate, whose scores of the base are this one's too.
     """
-    folder, chosen = Path(out), options or Options()
-    earlier = claim(folder, plan.digest, resume)
-    if earlier is not None and _nothing_left(earlier, plan, folder, chosen):
-        return earlier
-    engine = Engine(check_device(chosen.device))
-    engine.wait()  # nobody writes the record before everybody has seen the folder
+    engine = setting.engine
     record = earlier or Record(
         experiment=plan.experiment, digest=plan.digest, plan=plan.to_dict(), data=plan.files
     )
     journal = Journal(record, folder, writes=engine.is_main)
-    session = Session(plan, folder, engine, chosen, journal, observer or Observer())
+    session = Session(plan, folder, engine, setting.options, journal, setting.observer)
+    session.base_from = base_from
     _watched(session)
     return journal.record
 
 
-def _nothing_left(record: Record, plan: Plan, folder: Path, options: Options) -> bool:
+def nothing_left(record: Record, plan: Plan, folder: Path, options: Options) -> bool:
+    """Whether a record is complete, and so are the models that are to lie beside it."""
     models = [model_path(folder, arm.name) for arm in plan.arms if options.save_models]
     return record.status == "complete" and all(model.exists() for model in models)
 
@@ -118,7 +115,7 @@ def _compare(before: dict[str, Any], now: dict[str, Any], observer: Observer) ->
             + "; ".join(f"{key} was {before[key]}, is {now[key]}" for key in fixed)
             + ". Go on with what it was begun with, or start a new run with --out"
         )
-    for key in ("device", "device_name", "threads", "processes", "packages"):
+    for key in HARDWARE:
         if before.get(key, now[key]) != now[key]:
             observer.note(f"note: {key} was {before[key]}, is {now[key]}; bits may differ")
 
@@ -136,6 +133,7 @@ def _everything(session: Session) -> None:
     _compare(journal.record.environment, facts, session.observer)
     journal.environment(facts | {"sessions": journal.record.environment.get("sessions", 0) + 1})
     if "base" in plan.experiment.evaluate:
+        borrow_base(session)
         score_all(session, model, BASE, BASE)
     del model
     for arm in plan.arms:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from narrowtune.experiment import Replicate
 from narrowtune.record import LedgerRow, Score
 from narrowtune.training import StepResult
 
 
 class Observer:
     """Told of what happens, in order; every method does nothing until overridden."""
+
+    def replicate(self, replicate: Replicate, place: int, total: int) -> None:
+        """The next order and seed of a repeated experiment begins."""
 
     def phase(self, title: str, total: int) -> None:
         """A new stretch of work begins, with `total` units (steps or tasks) ahead."""

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from narrowtune.anatomy import Anatomy, Selection
 from narrowtune.data.encoding import Encoded
+from narrowtune.data.overlap import Overlap
 from narrowtune.errors import InputError
 from narrowtune.evaluation import PreparedTask
-from narrowtune.experiment import ArmSpec, Experiment, Scored, StageSpec, TrainingSpec, digest
+from narrowtune.experiment import (
+    ArmSpec,
+    Experiment,
+    Replicate,
+    Scored,
+    StageSpec,
+    TrainingSpec,
+    digest,
+)
 from narrowtune.models.processing import Processing
 from narrowtune.record import DataFile
 from narrowtune.training import Settings, batch_order, planned_steps
@@ -67,6 +76,7 @@ class Plan:
     """All that will happen; `digest` tells two runs apart, data contents included.
 
     `model` is where the experiment's model is found from here: a folder, or the name it gives.
+    `overlaps` is what tests share with training, by permission of the experiment.
     """
 
     experiment: Experiment
@@ -77,12 +87,33 @@ class Plan:
     stages: tuple[StagePlan, ...]
     tasks: tuple[TaskPlan, ...]
     files: tuple[DataFile, ...]
+    overlaps: tuple[Overlap, ...] = ()
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the experiment and the contents of every data file it names."""
+        """SHA-256 of the experiment and the contents of every data file it names.
+
+        Defaults are left out, so that a key added by a later version changes no digest.
+        """
         contents = [[file.path, file.sha256] for file in self.files]
-        return digest([self.experiment.model_dump(mode="json"), contents])
+        return digest([self.experiment.model_dump(mode="json", exclude_defaults=True), contents])
+
+    def alone(self, replicate: Replicate) -> Plan:
+        """The plan of one replicate: nothing is read again, and its digest is as if it were."""
+        stages = {stage.name: stage for stage in self.stages}
+        taught = [stages[name] for name in replicate.order]
+        targets = {task.name: task for task in self.tasks if task.role == "target"}
+        held_out = [task for task in self.tasks if task.role == "held_out"]
+        tested = [targets[name] for name in replicate.order if name in targets]
+        files = {file.path: file for file in self.files}
+        experiment = self.experiment.alone(replicate)
+        return replace(
+            self,
+            experiment=experiment,
+            stages=tuple(replace(stage, number=i) for i, stage in enumerate(taught)),
+            tasks=(*tested, *held_out),
+            files=tuple(files[path] for path in file_names(experiment)),
+        )
 
     def settings(self, arm: ArmPlan, stage: StagePlan) -> Settings:
         """The numbers that `arm` is trained with at `stage`.
@@ -136,7 +167,12 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """What will be trained and scored, in numbers; lands in the record."""
+        repeats = [
+            {"name": one.name, "order": list(one.order), "seed": one.seed}
+            for one in self.experiment.replicates
+        ]
         return {
+            **({"replicates": repeats} if self.experiment.repeated else {}),
             "family": self.anatomy.family,
             "class": self.anatomy.class_name,
             "arms": [self._arm_row(arm) for arm in self.arms],
@@ -144,6 +180,7 @@ class Plan:
                 {"name": task.name, "role": task.role, "samples": len(task.prepared.examples)}
                 for task in self.tasks
             ],
+            "overlaps": [overlap.to_dict() for overlap in self.overlaps],
         }
 
     def _training(self, arm: ArmPlan, stage: StagePlan) -> TrainingSpec:
@@ -173,3 +210,10 @@ class Plan:
             "batch_size": settings.batch_size,
             "tokens": sum(len(stage.rows[index]) for batch in order for index in batch),
         }
+
+
+def file_names(experiment: Experiment) -> list[str]:
+    """The data files of an experiment, each once, in the order they are read."""
+    stages = experiment.stages
+    tests = [spec.test for spec in (*stages, *experiment.held_out) if spec.test is not None]
+    return list(dict.fromkeys([*(stage.train for stage in stages), *tests]))

@@ -10,10 +10,11 @@ from narrowtune.anatomy import Anatomy
 from narrowtune.data.encoding import Encoded, encode_all
 from narrowtune.data.example import Example
 from narrowtune.errors import InputError, Problems
-from narrowtune.evaluation import How, PreparedTask, prepare
+from narrowtune.evaluation import How, PreparedTask, misfits, prepare
 from narrowtune.experiment import Experiment, Scored
 from narrowtune.models.processing import Processing, load_processing
 from narrowtune.models.skeleton import BUNDLED, load_config
+from narrowtune.runner.leaks import allowed_overlaps
 from narrowtune.runner.plan import ArmPlan, Plan, Role, StagePlan, TaskPlan
 from narrowtune.runner.reading import DataReader
 
@@ -47,6 +48,7 @@ def plan(
         stages=tuple(_stages(experiment, encode, reader, problems)),
         tasks=tuple(_tasks(experiment, judge, reader, problems)),
         files=tuple(reader.files.values()),
+        overlaps=allowed_overlaps(experiment, reader, problems),
     )
     for arm in whole.arms:
         for stage in whole.stages:
@@ -73,12 +75,19 @@ def _model(
 def _data_problems(experiment: Experiment, reader: DataReader) -> tuple[str, ...]:
     """What is wrong with the data files whatever the model."""
     problems = Problems()
-    files = [(stage, stage.train) for stage in experiment.stages]
-    files += [(spec, test) for _, spec, test in _scored(experiment)]  # type: ignore[misc]
-    for spec, file in files:
-        with problems.collect(spec.name):
-            reader.read(spec, file, lambda examples: None, limit=None)
+    for stage in experiment.stages:
+        with problems.collect(f"stage {stage.name}"):
+            reader.read(stage, stage.train, lambda examples: None, limit=stage.train_limit)
+    for _, spec, test in _scored(experiment):
+        with problems.collect(f"task {spec.name}"):
+            reader.read(spec, test, partial(_check_metric, spec), limit=spec.limit, test=True)
+    allowed_overlaps(experiment, reader, problems)
     return problems.found
+
+
+def _check_metric(spec: Scored, examples: list[Example]) -> None:
+    if spec.scoring == "generate" and (wrong := misfits(spec.metric, examples)):
+        raise InputError(wrong)
 
 
 def _found(model: str, root: Path) -> str:
@@ -113,7 +122,7 @@ def _tasks(
     for role, spec, test in _scored(experiment):
         with problems.collect(f"task {spec.name}"):
             check = partial(judge, spec)
-            prepared = reader.read(spec, test, check, limit=spec.limit, unique_ids=True)
+            prepared = reader.read(spec, test, check, limit=spec.limit, test=True)
             tasks.append(TaskPlan(spec, role, prepared))
     return tasks
 

@@ -18,6 +18,8 @@ T = TypeVar("T")
 class DataReader:
     """Reads an experiment's files; `files` tells what was read, by the path as given.
 
+    `taught` and `tested` hold the sound rows of training and test files, by stage and task.
+
     Args:
         root: The folder that relative paths start from.
     """
@@ -25,6 +27,8 @@ class DataReader:
     def __init__(self, root: Path) -> None:
         self._root = root
         self.files: dict[str, DataFile] = {}
+        self.taught: dict[str, list[Example]] = {}
+        self.tested: dict[str, list[Example]] = {}
 
     def read(
         self,
@@ -33,9 +37,9 @@ class DataReader:
         check: Callable[[list[Example]], T],
         *,
         limit: int | None,
-        unique_ids: bool = False,
+        test: bool = False,
     ) -> T:
-        """What `check` makes of the file's examples.
+        """What `check` makes of the file's examples; the ids of a test file must differ.
 
         Raises:
             InputError: With the file's own problems and those that `check` finds in sound rows.
@@ -44,10 +48,11 @@ class DataReader:
 
         def noted(examples: list[Example]) -> T:
             self.files[file] = _data_file(file, path, examples)
+            (self.tested if test else self.taught)[spec.name] = examples
             return check(examples)
 
         images = self._root / spec.images if spec.images else None
-        return read_checked(path, noted, image_root=images, limit=limit, unique_ids=unique_ids)
+        return read_checked(path, noted, image_root=images, limit=limit, unique_ids=test)
 
 
 def _data_file(name: str, path: Path, examples: Sequence[Example]) -> DataFile:

@@ -25,6 +25,11 @@ def fold(text: str) -> str:
     )
 
 
+def single_spaced(text: str) -> str:
+    """`text` folded, with one space between words and none around them."""
+    return " ".join(fold(text).split())
+
+
 def normalised(text: str) -> str:
     """`text` as the exact-match metric compares it.
 

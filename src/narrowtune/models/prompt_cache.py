@@ -1,0 +1,149 @@
+"""Prompts read once by a model, then continued in several ways each.
+
+What a model keeps of a prompt (the keys and values of its attention layers) is computed once and
+read by all that follows it. Only attention layers can be shared like that: a recurrent state, or a
+cache that a model class made for itself, is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import (
+    Cache,
+    DummyLayer,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
+
+from narrowtune.models.supervised import output_at
+
+# Exactly these: subclasses keep more (compressed keys, convolution states) than keys and values.
+_ATTENTION = (DynamicLayer, DynamicSlidingWindowLayer, DummyLayer)
+
+
+class ReadPrompts:
+    """A batch of prompts that a model has read.
+
+    Args:
+        model: A transformers model with an output head, in evaluation mode.
+        inputs: Left-padded keyword arguments of its forward, images included. Left, so that what
+            follows stands directly behind each prompt: windows and relative positions count places.
+
+    Raises:
+        TypeError: What the model keeps of a prompt cannot be shared.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+        self.model = model
+        self.mask = inputs["attention_mask"]  # [prompts, tokens]
+        self.positions = _positions(model, inputs)
+        known = {} if self.positions is None else {"position_ids": self.positions}
+        nowhere = torch.zeros_like(self.mask, dtype=torch.bool)
+        output = output_at(model, inputs, nowhere, use_cache=True, **known)
+        self.cache = _shareable(getattr(output, "past_key_values", None), self.mask.shape[1])
+
+    def logits(self, prompts: Tensor, ids: Tensor, real: Tensor, predicts: Tensor) -> Tensor:
+        """Logits of continuations where `predicts` is True, in row-major order.
+
+        Args:
+            prompts: Which prompt each row continues: [rows].
+            ids: Right-padded tokens that follow: [rows, tokens].
+            real: Bool, [rows, tokens]; False on padding.
+            predicts: Bool, [rows, tokens]; True where the next token's logits are wanted.
+
+        Returns:
+            Float, [number of True in `predicts`, vocabulary].
+        """
+        mask = torch.cat([self.mask[prompts], real.to(self.mask.dtype)], dim=1)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self.positions is not None:
+            inputs["position_ids"] = self._following(prompts, real)
+        branched = _branched(self.cache, prompts)
+        output = output_at(self.model, inputs, predicts, use_cache=True, past_key_values=branched)
+        logits: Tensor = output.logits
+        return logits.reshape(-1, logits.shape[-1])
+
+    def _following(self, prompts: Tensor, real: Tensor) -> Tensor:
+        """Positions of what follows: one more each, on every axis, 0 on padding.
+
+        As `generate` counts on. Padding could else run past a table of learned positions.
+        """
+        assert self.positions is not None
+        last = self.positions.index_select(-2, prompts)[..., -1:]  # [..., rows, 1]
+        steps = torch.arange(1, real.shape[1] + 1, device=last.device)
+        return (last + steps).masked_fill(~real, 0)
+
+
+@contextmanager
+def stored_tensors_kept(model: nn.Module) -> Iterator[None]:
+    """Put back afterwards what forward passes store on modules beside buffers (rope_deltas)."""
+    found = [
+        (module, name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if not name.startswith("_") and (value is None or isinstance(value, Tensor))
+    ]
+    try:
+        yield
+    finally:
+        for module, name, value in found:
+            setattr(module, name, value)
+
+
+class _BranchedLayer:
+    """One layer of a prompt cache as rows that continue the prompts see it.
+
+    The prompts' keys and values are laid out for all rows while the layer attends and dropped
+    again, so that one layer's are in memory at a time and the prompts' own stay untouched.
+    """
+
+    def __init__(self, layer: Any, prompts: Tensor) -> None:
+        self._layer, self._prompts = layer, prompts
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+    def update(
+        self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        rows = copy.copy(self._layer)
+        rows.batch_select_indices(self._prompts)
+        both: tuple[Tensor, Tensor] = rows.update(keys, values, *args, **kwargs)
+        return both
+
+
+def _branched(cache: Cache, prompts: Tensor) -> Cache:
+    branched = copy.copy(cache)
+    branched.layers = [_BranchedLayer(layer, prompts) for layer in cache.layers]
+    return branched
+
+
+def _shareable(cache: Any, tokens: int) -> Cache:
+    """The cache, if it holds all `tokens` of the prompts as keys and values and nothing else."""
+    if type(cache) is not DynamicCache:
+        raise TypeError(f"what the model keeps of a prompt is a {type(cache).__name__}")
+    strange = {type(layer).__name__ for layer in cache.layers if type(layer) not in _ATTENTION}
+    if strange or cache.get_seq_length() != tokens:
+        raise TypeError(f"the model's cache cannot be shared: {', '.join(sorted(strange))}")
+    return cache
+
+
+def _positions(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """The positions that `generate` would give left-padded prompts: [..., prompts, tokens].
+
+    None for a model that takes none: it tells them from the mask, or has only relative ones.
+    Families that place image tokens on several axes override the method asked here.
+    """
+    make = getattr(model, "_prepare_position_ids_for_generation", None)
+    if make is None or "position_ids" not in inspect.signature(model.forward).parameters:
+        return None
+    positions: Tensor = make(inputs["input_ids"], dict(inputs))
+    return positions
