@@ -14,6 +14,8 @@ $(READY): pyproject.toml constraints.txt
 	# torch first and pinned: a range would pull a CUDA build on machines without a GPU.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	# Without its dependencies: it asks for torchvision, whose builds ask for a CUDA torch.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^lmms_eval==' constraints.txt)"
 	touch $(READY)
 
 demo: $(READY)

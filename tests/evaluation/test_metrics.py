@@ -1,13 +1,12 @@
-"""Tables of tricky answers, and laws every metric keeps."""
+"""Right or wrong: tables of tricky answers, and laws that all such metrics keep."""
 
 import string
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_examples import example
 
-from narrowtune.data.example import Example, Message, TextPart
 from narrowtune.errors import InputError
 from narrowtune.evaluation.metrics import METRICS, metric_named, misfits
 from narrowtune.evaluation.reading.clock import read_clock
@@ -15,6 +14,8 @@ from narrowtune.evaluation.reading.number import read_number
 from narrowtune.evaluation.reading.option import read_option
 from narrowtune.evaluation.reading.words import normalised
 from narrowtune.evaluation.reading.yes_no import read_yes_no
+
+RIGHT_OR_WRONG = ("exact", "option", "number", "clock", "yes_no")
 
 NUMBERS = [
     ("17", 17), ("seventeen", 17), ("Seventeen.", 17), ("SEVENTEEN", 17),
@@ -166,21 +167,13 @@ def test_any_reference_may_match_and_an_unreadable_one_matches_nothing():
 
 def test_versions_name_metric_and_revision():
     assert {name: metric.version for name, metric in METRICS.items()} == {
-        name: f"{name}/1" for name in ("exact", "option", "number", "clock", "yes_no")
+        name: f"{name}/1" for name in (*RIGHT_OR_WRONG, "vqa", "anls", "relaxed", "f1", "bleu")
     }
 
 
 def test_unknown_metric_names_the_nearest():
     with pytest.raises(InputError, match="'number'"):
         metric_named("nubmer")
-
-
-def example(reference, choices=(), line=1):
-    messages = (
-        Message("user", (TextPart("?"),)),
-        Message("assistant", (TextPart(reference),)),
-    )
-    return Example(str(line), messages, f"{Path('t.jsonl')}:{line}", (reference,), choices)
 
 
 def test_a_metric_that_cannot_read_the_references_is_told_line_by_line():
@@ -195,7 +188,7 @@ def test_a_metric_that_cannot_read_the_references_is_told_line_by_line():
 # Laws.
 TEXT = st.text(max_size=60) | st.text(st.sampled_from(string.printable), max_size=60)
 CHOICES = st.just(()) | st.just(BIRDS) | st.just(("A", "B", "C"))
-NAMES = st.sampled_from(sorted(METRICS))
+NAMES = st.sampled_from(RIGHT_OR_WRONG)
 TRICKY = (
     "the answer is : a an I it so C (B) d) no none yes seven twenty hundred and thousand million "
     "point dozen minus - 3 4.5 1,000 3:59 #### first . , \n one two 1/2 o'clock twelve"

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from narrowtune.experiment import load_experiment
+
 FOLDER = Path(__file__).parents[2] / "examples" / "smollm2"
 
 
@@ -78,9 +80,31 @@ def test_banking_label_is_spoken_words() -> None:
     assert answer(row) == "card arrival"
 
 
+@pytest.mark.parametrize(
+    ("section", "context"),
+    [("", "We asked. Many did."), ("RESULT", "Many did."), ("NONE", "Many did.")],
+)
+def test_pubmedqa_asks_about_its_abstract_or_a_section(section: str, context: str) -> None:
+    item = {"LABELS": ["METHODS", "RESULTS"], "CONTEXTS": ["We asked.", "Many did."]}
+    row = prepare.pubmed_row(
+        "x", {**item, "QUESTION": "Did they?", "final_decision": "maybe"}, section
+    )
+    assert answer(row) == "maybe"
+    assert prompt(row) == f"{context}\n\nDid they?\n{prepare.PUBMED_HINT}"
+
+
+def test_pubmedqa_s_halves_are_its_authors(tmp_path: Path) -> None:
+    item = {"LABELS": ["A"], "CONTEXTS": ["b"], "QUESTION": "c", "final_decision": "yes"}
+    (tmp_path / "ori_pqal.json").write_text(json.dumps({name: item for name in "123"}))
+    (tmp_path / "test_ground_truth.json").write_text(json.dumps({"2": "yes"}))
+    split = prepare.SKILLS["pubmedqa-results"](tmp_path, 0)
+    assert [row["id"] for row in split.train] == ["pubmedqa-1", "pubmedqa-3"]
+    assert [row["id"] for row in split.test] == ["pubmedqa-2"]
+
+
 def test_a_test_question_is_never_trained_on() -> None:
     train = [rows.chat("a", "Why?", "x"), rows.chat("b", "Who?", "y")]
-    assert prepare.without(train, [rows.chat("c", "why?", "z")]) == [train[1]]
+    assert prepare.without(train, [rows.chat("c", "why ?", "z")]) == [train[1]]
 
 
 def test_choices_hold_the_answer() -> None:
@@ -142,6 +166,33 @@ def test_piqa_and_boolq() -> None:
     assert "Is it so?" in prompt(row)
 
 
+def test_winogrande_and_mmlu() -> None:
+    item = {"sentence": "Al met Bo; _ fell.", "option1": "Al", "option2": "Bo", "answer": "2"}
+    row = benchmarks.winogrande_row(3, item)
+    assert answer(row) == "Al met Bo; Bo fell."
+    assert row["choices"] == ["Al met Bo; Al fell.", "Al met Bo; Bo fell."]
+    exam = {"question": " Which? ", "subject": "law", "choices": ["a", "b"], "answer": 1}
+    row = benchmarks.mmlu_row(4, exam)
+    assert (row["id"], prompt(row), answer(row)) == ("mmlu-law-4", "Which?", "b")
+
+
+def test_every_subject_of_mmlu_is_read(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    with zipfile.ZipFile(tmp_path / "some.whl", "w") as archive:
+        for subject in ("law", "art"):
+            item = {"question": "?", "subject": subject, "choices": ["a", "b"], "answer": 0}
+            table, sink = pa.Table.from_pylist([item]), pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table)
+            name = benchmarks.DATASETS.format(f"hails/mmlu_no_train/{subject}/test")
+            archive.writestr(name, sink.getvalue().to_pybytes())
+            archive.writestr(name.replace("/test/", "/dev/"), b"")
+        assert [row["id"] for row in benchmarks.read(archive, "mmlu", 0)] == [
+            "mmlu-art-0",
+            "mmlu-law-0",
+        ]
+
+
 def test_lambada_choices_are_the_word_and_others_last_words() -> None:
     items = [{"query": f"passage {word} and", "answers_text": [word]} for word in "abcdefgh"]
     made = benchmarks.lambada_rows(items, seed=0)
@@ -161,3 +212,16 @@ def test_a_wheel_on_disk_is_used_as_it_is(tmp_path: Path) -> None:
         assert packages.member(archive, "some_data/file.txt") == b"hello"
         with pytest.raises(SystemExit, match="holds no"):
             packages.member(archive, "some_data/other.txt")
+
+
+def test_shipped_sequences_differ_in_their_arms_alone() -> None:
+    folder = FOLDER.parents[1] / "experiments" / "smollm2"
+    main, more = (load_experiment(folder / f"{name}.yaml") for name in ("experiment", "more_arms"))
+    assert main.model_copy(update={"arms": ()}) == more.model_copy(update={"arms": ()})
+    assert not {arm.name for arm in main.arms} & {arm.name for arm in more.arms}
+    skills = {stage.name for stage in main.stages}
+    assert len(main.replicates) == 3
+    for skill in skills:  # at another place in each order
+        assert len({one.order.index(skill) for one in main.replicates}) == 3
+    assert {Path(task.test).stem for task in main.held_out} == {*benchmarks.ARROW, "lambada"}
+    assert {Path(stage.train).parts[-2] for stage in main.stages} <= set(prepare.SKILLS)

@@ -121,7 +121,7 @@ def test_no_torch_behind_the_report(run_folder: Path) -> None:
         "from narrowtune.report import write_html\n"
         f"folder = Path({str(run_folder)!r})\n"
         "write_html(read_record(folder), folder / 'report.html')\n"
-        "print([m for m in ('torch', 'transformers', 'accelerate', 'numpy') if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'accelerate') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

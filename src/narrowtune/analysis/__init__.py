@@ -6,6 +6,7 @@ from narrowtune.analysis.changes import (
     HeldOutChange,
     flips,
     forgetting,
+    from_best,
     held_out_average,
     held_out_by_stage,
     held_out_change,
@@ -16,8 +17,8 @@ from narrowtune.analysis.changes import (
     overall,
 )
 from narrowtune.analysis.estimate import Estimate
-from narrowtune.analysis.export import to_dict
-from narrowtune.analysis.headline import headline
+from narrowtune.analysis.export import pooled_to_dict, to_dict
+from narrowtune.analysis.headline import headline, pooled_headline
 from narrowtune.analysis.matrix import (
     Cell,
     Matrix,
@@ -26,7 +27,18 @@ from narrowtune.analysis.matrix import (
     held_out_names,
     stage_names,
 )
+from narrowtune.analysis.recovery import Recovery, recoveries
+from narrowtune.analysis.replicates import (
+    PooledArm,
+    Run,
+    Runs,
+    compare_pooled,
+    pool,
+    pool_all,
+    pooled_against_widest,
+)
 from narrowtune.analysis.samples import NO_SAMPLES, Sample, Samples
+from narrowtune.analysis.significance import PairedTest, tested_from_base
 from narrowtune.analysis.summary import (
     ArmCost,
     ArmLedger,
@@ -49,14 +61,21 @@ __all__ = [
     "Flips",
     "HeldOutChange",
     "Matrix",
+    "PairedTest",
+    "PooledArm",
+    "Recovery",
+    "Run",
+    "Runs",
     "Sample",
     "Samples",
     "accuracy_matrix",
     "against_widest",
     "arm_names",
     "compare_arms",
+    "compare_pooled",
     "flips",
     "forgetting",
+    "from_best",
     "headline",
     "held_out_average",
     "held_out_by_stage",
@@ -67,7 +86,14 @@ __all__ = [
     "learning",
     "learning_by_stage",
     "overall",
+    "pool",
+    "pool_all",
+    "pooled_against_widest",
+    "pooled_headline",
+    "pooled_to_dict",
+    "recoveries",
     "stage_names",
     "summarise",
+    "tested_from_base",
     "to_dict",
 ]

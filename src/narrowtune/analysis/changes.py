@@ -13,6 +13,12 @@ from narrowtune.analysis.matrix import (
     stage_names,
 )
 from narrowtune.analysis.samples import NO_SAMPLES, Point, Sample, Samples
+from narrowtune.analysis.steps import (
+    forgetting_steps,
+    from_best_steps,
+    held_out_steps,
+    overall_steps,
+)
 from narrowtune.record import BASE, Record
 
 
@@ -69,26 +75,35 @@ def learning(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> Estimat
 def forgetting(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> Estimate | None:
     """Target forgetting: earlier targets at the end, less right after their own stage.
 
-    The mean over all stages but the last; negative means lost. None with a single stage, or for
+    The mean over all stages but the last; negative means lost. It is the backward transfer of
+    Lopez-Paz & Ranzato (2017, arXiv 1706.08840, equation 3). None with a single stage, or for
     an arm that did not reach the last one.
     """
-    *earlier, last = stage_names(record)
-    return change_over(record, samples, [(s, (arm, s), (arm, last)) for s in earlier])
+    return change_over(record, samples, forgetting_steps(record, arm))
+
+
+def from_best(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> Estimate | None:
+    """Earlier targets at the end, less their best before: Chaudhry's forgetting, negated.
+
+    The mean over all stages but the last of R[end, i] - max over l < end of R[l, i], the base
+    being a row of R (Chaudhry et al. 2018, arXiv 1801.10112, section 3, take R[l, i] of trained
+    models only). The best of several noisy scores is high by selection, so this lies below
+    `forgetting` even where nothing is lost; its interval is that of the rows chosen.
+    """
+    return change_over(record, samples, from_best_steps(record, arm))
 
 
 def overall(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> Estimate | None:
     """Target overall: every target at the end, less base; the mean over stages."""
-    stages = stage_names(record)
-    return change_over(record, samples, [(s, BASE_POINT, (arm, stages[-1])) for s in stages])
+    return change_over(record, samples, overall_steps(record, arm))
 
 
 def held_out_change(
     record: Record, arm: str, stage: str, samples: Samples = NO_SAMPLES
 ) -> HeldOutChange | None:
     """Held-out tasks after a stage, less base; None unless every one of them was scored."""
-    tasks = held_out_names(record)
-    mean = change_over(record, samples, [(task, BASE_POINT, (arm, stage)) for task in tasks])
-    return None if mean is None else HeldOutChange(stage, mean, mean.times(len(tasks)))
+    mean = change_over(record, samples, held_out_steps(record, arm, stage))
+    return None if mean is None else HeldOutChange(stage, mean, mean.times(mean.tasks))
 
 
 def held_out_by_stage(

@@ -14,8 +14,8 @@ samples) and shares the pseudo-samples between them, 1/k to each.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from narrowtune.record import Score
@@ -39,6 +39,7 @@ class Estimate:
     n: int
     tasks: int
     pairing: Pairing
+    runs: int = 1
 
     @property
     def clear(self) -> bool:
@@ -60,7 +61,7 @@ class Estimate:
     def times(self, factor: int) -> Estimate:
         """This mean as a sum over `factor` tasks."""
         low, value, high = (x * factor for x in (self.low, self.value, self.high))
-        return Estimate(value, low, high, self.n, self.tasks, self.pairing)
+        return replace(self, value=value, low=low, high=high)
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,15 @@ class Contrast:
     """One task's change between two models, before it is averaged with other tasks.
 
     `moments` are those of the per-sample differences (one entry, paired), or of the scores after
-    and before (two entries, unpaired).
+    and before (two entries, unpaired). `design_effect` is how many times the variance grows
+    because samples share clusters (images, passages); `differences` are the paired ones by sample.
     """
 
     value: float
     moments: tuple[Moments, ...]
+    task: str = ""
+    design_effect: float = 1.0
+    differences: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def pairing(self) -> Pairing:
@@ -122,7 +127,7 @@ class Contrast:
         """Centre and squared standard error with pseudo-samples of the given weight."""
         if len(self.moments) == 1:
             differences = self.moments[0].plus((1.0, -1.0), weight)
-            return differences.mean, differences.variance_of_mean
+            return differences.mean, self.design_effect * differences.variance_of_mean
         after, before = (m.plus((0.0, 1.0), weight) for m in self.moments)
         return after.mean - before.mean, after.variance_of_mean + before.variance_of_mean
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from narrowtune.analysis.estimate import Estimate
 from narrowtune.analysis.matrix import held_out_names, stage_names
+from narrowtune.analysis.replicates import PooledArm, Runs, pool_all, pooled_against_widest
 from narrowtune.analysis.samples import NO_SAMPLES, Samples
 from narrowtune.analysis.summary import (
     ArmSummary,
@@ -36,6 +37,41 @@ def headline(record: Record, samples: Samples = NO_SAMPLES) -> str:
     if broken:
         sentences.append(f"The ledger is broken: frozen tensors changed in {listed(broken)}.")
     return " ".join(sentences)
+
+
+def pooled_headline(record: Record, runs: Runs) -> str:
+    """The same over all replicates: who learned and kept how much, and how that compares."""
+    rows = [row for row in pool_all(runs) if row.learning is not None] if runs else []
+    if not rows:
+        return "No arm went through all stages of any replicate, so there is nothing to compare."
+    skills = counted(len(stage_names(record)), "skill")
+    most = max(row.runs for row in rows)
+    ranked = sorted(rows, key=lambda row: row.held_out.mean.value if row.held_out else 0.0)
+    told = [f"Over {counted(most, 'replicate')} of {skills}, {_pooled_row(ranked[-1])}"]
+    if len(ranked) > 1:
+        told.append(f"{_pooled_row(ranked[0])}")
+    sentences = ["; ".join(told) + "."]
+    compared = pooled_against_widest(runs)
+    if compared:
+        verdict = _verdict(compared)
+        sentences.append(f"Against {compared[0].other}, which trains most, {verdict}.")
+    if record.status != "complete":
+        done = f"{most} of {len(record.experiment.replicates)} replicates"
+        sentences.append(f"The run is not complete (status: {record.status}, {done}).")
+    broken = [row.arm for row in rows if row.ledger is not None and not row.ledger.held]
+    if broken:
+        sentences.append(f"The ledger is broken: frozen tensors changed in {listed(broken)}.")
+    return " ".join(sentences)
+
+
+def _pooled_row(row: PooledArm) -> str:
+    assert row.learning is not None
+    verb = "learned" if row.learning.verdict == "better" else "shows no clear learning:"
+    text = f"{row.arm} {verb} {with_bounds(row.learning)}"
+    if row.held_out is None:
+        return text
+    over = counted(row.held_out.mean.tasks, "held-out task")
+    return f"{text} and {_kept(row.held_out.mean, over)}"
 
 
 def _body(record: Record, samples: Samples, finished: list[ArmSummary]) -> list[str]:

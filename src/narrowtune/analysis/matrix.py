@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from narrowtune.analysis.clusters import design_effect
 from narrowtune.analysis.estimate import Contrast, Estimate, Moments, average_change, average_score
 from narrowtune.analysis.samples import NO_SAMPLES, Point, Samples
 from narrowtune.record import BASE, Record, Score
 
 BASE_POINT: Point = (BASE, BASE)
+
+Step = tuple[str, Point, Point]
+"""A task, the model before and the model after."""
 
 ScoreTable = Mapping[tuple[str, str, str], Score]
 
@@ -81,18 +85,29 @@ def contrast(
     if pairs is not None:
         scores = [(a.part, b.part) for a, b in pairs]
         if _agrees(old, [a for a, _ in scores]) and _agrees(new, [b for _, b in scores]):
-            return Contrast(new.value - old.value, (Moments.of(b - a for a, b in scores),))
-    return Contrast(new.value - old.value, (Moments.of_score(new), Moments.of_score(old)))
+            differences = [b - a for a, b in scores]
+            clusters = [a.cluster or f"#{number}" for number, (a, _) in enumerate(pairs)]
+            return Contrast(
+                new.value - old.value,
+                (Moments.of(differences),),
+                task,
+                design_effect(differences, clusters),
+                {a.id: d for (a, _), d in zip(pairs, differences, strict=True)},
+            )
+    return Contrast(new.value - old.value, (Moments.of_score(new), Moments.of_score(old)), task)
 
 
-def change_over(
-    record: Record, samples: Samples, steps: Iterable[tuple[str, Point, Point]]
-) -> Estimate | None:
+def change_over(record: Record, samples: Samples, steps: Iterable[Step]) -> Estimate | None:
     """The mean change over (task, before, after) steps; None if there is none or one is missing."""
+    return average_change(contrasts_over(record, samples, steps))
+
+
+def contrasts_over(record: Record, samples: Samples, steps: Iterable[Step]) -> list[Contrast]:
+    """The change of each step; empty if there is none or one is missing."""
     table = score_table(record)
     contrasts = [contrast(table, samples, *step) for step in steps]
     found = [one for one in contrasts if one is not None]
-    return average_change(found) if len(found) == len(contrasts) else None
+    return found if len(found) == len(contrasts) else []
 
 
 def accuracy_matrix(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> Matrix:

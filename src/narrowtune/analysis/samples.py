@@ -11,13 +11,17 @@ Point = tuple[str, str]
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer of one model; `contribution` where the task's value is no mean of scores."""
+    """One answer of one model; `contribution` where the task's value is no mean of scores.
+
+    Samples that share an image or a passage have the same `cluster`; empty means a cluster of one.
+    """
 
     id: str
     prediction: str
     references: tuple[str, ...]
     score: float
     contribution: float | None = None
+    cluster: str = ""
 
     @property
     def part(self) -> float:

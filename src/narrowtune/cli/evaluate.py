@@ -14,7 +14,7 @@ from narrowtune.cli.inspect import Trust
 from narrowtune.cli.tasks import GivenTask, given_tasks
 
 if TYPE_CHECKING:
-    from narrowtune.evaluation import How, PreparedTask, TaskResult
+    from narrowtune.evaluation import How, Task, TaskResult
     from narrowtune.models.processing import Processing
 
 
@@ -30,7 +30,10 @@ Model = Annotated[str, typer.Argument(help="Bundled name, folder or hub id.", sh
 Tasks = Annotated[
     list[str],
     typer.Option(
-        "--task", help="A test file, as FILE or FILE:METRIC; repeatable.", show_default=False
+        "--task",
+        help="A test file, as FILE or FILE:METRIC, or a public harness's task, as lm-eval:TASK, "
+        "lmms-eval:TASK or HARNESS:TASK:METRIC; repeatable.",
+        show_default=False,
     ),
 ]
 MetricOption = Annotated[
@@ -68,6 +71,9 @@ def eval_command(
     scoring: ScoringOption = "generate",
     limit: Annotated[int | None, typer.Option(min=1, help="Read only so many rows.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder that image paths start from.")] = None,
+    include_path: Annotated[
+        Path | None, typer.Option(help="Folder with harness task files of your own.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples answered at once.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
     revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
@@ -98,6 +104,7 @@ def eval_command(
         asked,
         cast("How", how),
         {"limit": limit, "image_root": images},
+        include_path,
     )
     about: dict[str, Any] = {"model": model}
     if delta:
@@ -112,8 +119,8 @@ def eval_command(
         device=where,
         trust_remote_code=trust_remote_code,
     )
-    for given, result in _score(weights, asked, prepared):
-        rows.append(_row(given, result))
+    for given, ready, result in _score(weights, asked, prepared):
+        rows.append(_row(given, ready.metric_name, result))
         if out is not None:
             _write(out, given.name, about | {"scores": rows}, result)
     if json:
@@ -123,9 +130,13 @@ def eval_command(
 
 
 def _prepare(
-    processing: Processing, tasks: list[GivenTask], how: How, reading: dict[str, Any]
-) -> list[PreparedTask]:
-    """Every task read, checked and encoded.
+    processing: Processing,
+    tasks: list[GivenTask],
+    how: How,
+    reading: dict[str, Any],
+    include_path: Path | None,
+) -> list[Task]:
+    """Every task read, checked and encoded, or built by its harness.
 
     Raises:
         InputError: Everything that is wrong with any of them.
@@ -135,11 +146,24 @@ def _prepare(
     from narrowtune.data import read_checked
     from narrowtune.errors import Problems
     from narrowtune.evaluation import prepare
+    from narrowtune.evaluation.harness import Asked, open_task
 
-    prepared, problems = [], Problems()
+    prepared: list[Task] = []
+    problems = Problems()
     for task in tasks:
         judged: How = {**how, "metric": task.metric}
         with problems.collect():
+            if task.harness:
+                asked = Asked(
+                    harness=task.harness,
+                    task=task.task,
+                    metric=task.metric or None,
+                    limit=reading["limit"],
+                    include_path=include_path,
+                    batch_size=how["batch_size"],
+                )
+                prepared.append(open_task(asked, processing))
+                continue
             ready = partial(prepare, processing, how=judged)
             prepared.append(read_checked(task.file, ready, unique_ids=True, **reading))
     problems.check()
@@ -147,21 +171,19 @@ def _prepare(
 
 
 def _score(
-    model: Any, tasks: list[GivenTask], prepared: list[PreparedTask]
-) -> Iterator[tuple[GivenTask, TaskResult]]:
-    from narrowtune.evaluation import score
-
+    model: Any, tasks: list[GivenTask], prepared: list[Task]
+) -> Iterator[tuple[GivenTask, Task, TaskResult]]:
     for number, (given, task) in enumerate(zip(tasks, prepared, strict=True), start=1):
-        place = f"{number} of {len(tasks)}, {len(task.examples)} samples"
+        place = f"{number} of {len(tasks)}, {task.size} samples"
         typer.echo(f"{given.name} ({place})", err=True)
-        yield given, score(model, task)
+        yield given, task, task.score(model)
 
 
-def _row(task: GivenTask, result: TaskResult) -> dict[str, Any]:
+def _row(task: GivenTask, metric: str, result: TaskResult) -> dict[str, Any]:
     return {
         "task": task.name,
         "file": task.file,
-        "metric": task.metric,
+        "metric": metric,
         "value": result.value,
         "n": result.n,
         "stderr": result.stderr,

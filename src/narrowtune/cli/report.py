@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from narrowtune.record import Record
 
 
 def report_command(
@@ -24,23 +27,32 @@ def report_command(
     """Show what a run taught and what it kept, and write report.html into its folder."""
     from rich.console import Console
 
-    from narrowtune.analysis import to_dict
     from narrowtune.errors import InputError
     from narrowtune.record import read_record
-    from narrowtune.report import print_terminal, read_samples, write_html
+    from narrowtune.report import print_terminal, write_html
 
     record = read_record(folder)
     home = folder if folder.is_dir() else folder.parent
-    samples = read_samples(home, record)
     try:
-        path = write_html(record, home / "report.html", samples)
+        path = write_html(record, home / "report.html")
     except OSError as error:
         raise InputError(f"cannot write the report into {home}: {error.strerror}") from error
     if json:
-        found = to_dict(record, samples) | {"report": str(path)}
-        typer.echo(json_module.dumps(found, indent=2, ensure_ascii=False))
+        typer.echo(json_module.dumps(analysed(record, home, path), indent=2, ensure_ascii=False))
     else:
-        print_terminal(record, Console(), samples=samples)
+        print_terminal(record, Console(), folder=home)
         typer.echo(f"\nreport: {path}")
     if open_browser:
         typer.launch(path.resolve().as_uri())
+
+
+def analysed(record: Record, home: Path, path: Path) -> dict[str, Any]:
+    """What `report --json` prints: of one run, or of all replicates together and one by one."""
+    from narrowtune.analysis import pooled_to_dict, to_dict
+    from narrowtune.report import read_runs, read_samples
+
+    if record.replicates:
+        found = pooled_to_dict(record, read_runs(home, record))
+    else:
+        found = to_dict(record, read_samples(home, record))
+    return found | {"report": str(path)}

@@ -93,8 +93,11 @@ def show(record: Record, out: Path, json: bool) -> None:
     """The finished record: as JSON, or as tables with the path of the HTML report."""
     from rich.console import Console
 
+    from narrowtune.record import read_record
     from narrowtune.report import print_terminal, write_html
 
+    for row in record.replicates:
+        write_html(read_record(out / row.name), out / row.name / "report.html")
     path = write_html(record, out / "report.html")
     if json:
         typer.echo(record.model_dump_json(indent=1))
@@ -123,7 +126,7 @@ def _print_plan(plan: Plan) -> None:
             stages.add_row(arm["name"], stage["name"], *numbers)
     tasks = Table("scored", "as", "metric", "samples", box=SIMPLE_HEAD)
     for task in plan.tasks:
-        tasks.add_row(task.name, task.role, task.spec.metric, str(len(task.prepared.examples)))
+        tasks.add_row(task.name, task.role, task.prepared.metric_name, str(task.prepared.size))
     console = Console()
     console.print(f"{plan.anatomy.class_name}, digest {plan.digest[:12]}")
     if plan.experiment.repeated:

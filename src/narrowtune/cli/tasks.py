@@ -1,4 +1,7 @@
-"""Test files as a command line names them, FILE or FILE:METRIC; shared by `train` and `eval`."""
+"""Tasks as a command line names them; shared by `train` and `eval`.
+
+FILE or FILE:METRIC is a test file, HARNESS:TASK or HARNESS:TASK:METRIC a public harness's task.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,30 @@ _RESERVED = {"base"}  # the untouched model, in records and reports
 
 @dataclass(frozen=True)
 class GivenTask:
-    """A test file with a name of its own and the metric that judges it."""
+    """A test file or a harness's task, with a name of its own and the metric that judges it.
+
+    Attributes:
+        name: Differs from task to task.
+        file: The test file, or HARNESS:TASK.
+        metric: Empty for a harness's task that is to be judged as usual there.
+        harness: Which; empty for a test file.
+    """
 
     name: str
     file: str
     metric: str
+    harness: str = ""
+
+    @property
+    def task(self) -> str:
+        """The task's name in the harness."""
+        return self.file.removeprefix(f"{self.harness}:")
 
 
 def given_tasks(
     texts: Iterable[str], metric: str = "exact", taken: Sequence[str] = ()
 ) -> list[GivenTask]:
-    """The tasks that FILE or FILE:METRIC texts stand for, each with another name.
+    """The tasks that such texts stand for, each with another name.
 
     Args:
         texts: As given on the command line.
@@ -35,14 +51,20 @@ def given_tasks(
         InputError: Every unknown metric.
     """
     from narrowtune.errors import Problems
+    from narrowtune.evaluation.harness import HARNESSES
 
     tasks: list[GivenTask] = []
     problems = Problems()
     for text in texts:
+        used = [*taken, *(task.name for task in tasks)]
+        harness, _, rest = text.partition(":")
+        if harness in HARNESSES and rest:
+            name, _, own = rest.partition(":")
+            tasks.append(GivenTask(task_name(name, used), f"{harness}:{name}", own, harness))
+            continue
         with problems.collect():
             file, own = split_metric(text, metric)
-            name = task_name(file, [*taken, *(task.name for task in tasks)])
-            tasks.append(GivenTask(name, file, own))
+            tasks.append(GivenTask(task_name(file, used), file, own))
     problems.check()
     return tasks
 

@@ -9,7 +9,7 @@ import typer
 
 from narrowtune.cli.inspect import Trust
 from narrowtune.cli.run import BatchSize, Device, Json, Out, Overrides, Resume, SaveModels, execute
-from narrowtune.cli.tasks import given_tasks, plain, split_metric, task_name
+from narrowtune.cli.tasks import GivenTask, given_tasks, plain, split_metric, task_name
 
 Held = Annotated[
     list[str] | None,
@@ -92,10 +92,7 @@ def shorthand(
         with problems.collect():
             stage["test"], stage["metric"] = split_metric(test)
     with problems.collect():
-        tasks = [
-            {"name": task.name, "test": task.file, "metric": task.metric, "images": images}
-            for task in given_tasks(held_out, taken=[name])
-        ]
+        tasks = [_held_out(task, images) for task in given_tasks(held_out, taken=[name])]
     problems.check()
     return {
         "model": {"id": model},
@@ -103,3 +100,11 @@ def shorthand(
         "held_out": tasks,
         "arms": [{"name": plain("+".join(recipes)) or "arm", "train": recipes}],
     }
+
+
+def _held_out(task: GivenTask, images: str | None) -> dict[str, Any]:
+    """A held-out task as an experiment writes it."""
+    if task.harness:
+        asked = {"name": task.name, "harness": task.harness, "task": task.task}
+        return asked | ({"metric": task.metric} if task.metric else {})
+    return {"name": task.name, "test": task.file, "metric": task.metric, "images": images}

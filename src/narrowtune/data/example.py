@@ -51,6 +51,8 @@ class Example:
         source: `file:line`, for error messages.
         references: Accepted answers; the first is the taught one.
         choices: Candidate answers for scoring by likelihood; empty for open answers.
+        cluster: What it shares with other samples (a passage, a patient), if the file says so;
+            samples of the same images belong together without it.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Example:
     source: str
     references: tuple[str, ...]
     choices: tuple[str, ...] = ()
+    cluster: str = ""
 
     @property
     def prompt(self) -> tuple[Message, ...]:

@@ -180,7 +180,7 @@ class _File:
         said = [message.text for message in before if message.role != "system"]
         text = _last_words(before) if pictures else "\n".join(said)
         words = "\n".join(line for line in _lines(text) if line not in self._hints)
-        choices = frozenset(_plain(choice) for choice in row.choices)
+        choices = frozenset(plain_words(choice) for choice in row.choices)
         return _Asked(_Question(words, pictures), choices)
 
 
@@ -207,13 +207,13 @@ def _common(questions: Sequence[list[str]]) -> frozenset[str]:
 
 def _lines(text: str) -> list[str]:
     """The text's lines in their plain form, without empty ones."""
-    return [line for given in text.splitlines() if (line := _plain(given))]
+    return [line for given in text.splitlines() if (line := plain_words(given))]
 
 
-def _plain(text: str) -> str:
-    """Lower case, single blanks, no punctuation at the edges of words: "Is it 1.5?" is "is it 1.5".
+def plain_words(text: str) -> str:
+    """What is compared: "Is it  2 + 1.5 ?" gives "is it 2 + 1.5".
 
-    Signs that mean something stay, as in 2 + 3.
+    Lower case, single blanks, no punctuation at the edges of words; signs that mean something stay.
     """
     words = unicodedata.normalize("NFKC", text).casefold().split()
     bare = (word.rstrip(_CLOSING).lstrip(_OPENING) for word in words)

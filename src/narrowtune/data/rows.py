@@ -48,7 +48,10 @@ class Reader:
         references = self._references(row, answer)
         self._check_choices(choices, answer)
         identity = str(row["id"]) if row.get("id") is not None else fallback_id
-        return None if self.problems else Example(identity, messages, source, references, choices)
+        if self.problems:
+            return None
+        cluster = str(row["cluster"]) if row.get("cluster") is not None else ""
+        return Example(identity, messages, source, references, choices, cluster)
 
     # -- the conversation ----------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from narrowtune.evaluation.metrics import METRICS, Metric, metric_named, misfits
 from narrowtune.evaluation.tasks import (
     How,
     PreparedTask,
+    Task,
     TaskResult,
     prepare,
     standard_error,
@@ -15,6 +16,7 @@ __all__ = [
     "How",
     "Metric",
     "PreparedTask",
+    "Task",
     "TaskResult",
     "evaluate",
     "metric_named",

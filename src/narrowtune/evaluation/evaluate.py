@@ -37,6 +37,8 @@ def evaluate(
 def score(model: nn.Module, task: PreparedTask) -> TaskResult:
     """The model's score on a prepared task."""
     samples = _generated(model, task) if task.scoring == "generate" else _by_choice(model, task)
+    for sample, cluster in zip(samples, task.clusters, strict=True):
+        sample |= {"cluster": cluster} if cluster else {}
     value, parts = _over_all(task, samples)
     return TaskResult(
         value=value,

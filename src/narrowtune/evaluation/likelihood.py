@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,7 +14,12 @@ from narrowtune.data.model_side import ModelSide
 from narrowtune.errors import InputError, RunFailed
 from narrowtune.evaluation.generation import evaluating
 from narrowtune.evaluation.questions import Questions
-from narrowtune.models.prompt_cache import ReadPrompts, stored_tensors_kept
+from narrowtune.models.prompt_cache import (
+    ReadPrompts,
+    steady_length,
+    stored_tensors_kept,
+    takes_positions,
+)
 from narrowtune.models.supervised import predicting, supervised_logits
 
 
@@ -77,8 +81,8 @@ def score_choices(model: nn.Module, questions: Questions) -> list[list[ChoiceSco
     """The scores of each question's choices, in file order.
 
     A prompt is read once for all its choices where the model can share it: its cache holds keys
-    and values alone, and on a trial of two questions the scores are those of whole sequences.
-    Anything else is scored as whole sequences.
+    and values alone, and on a trial the scores are those of whole sequences. Otherwise each choice
+    is scored with its prompt read anew.
 
     Args:
         model: A transformers model with an output head; left in the modes it came in.
@@ -100,18 +104,29 @@ def score_choices(model: nn.Module, questions: Questions) -> list[list[ChoiceSco
 
 
 def can_share(model: nn.Module, questions: Questions) -> bool:
-    """Whether these questions' prompts can be read once for all choices, tried on two of them."""
-    trial = questions.trial
-    if trial is None or questions.prompts is None:
+    """Whether these questions' prompts can be read once for all choices, tried on a few."""
+    trial, steady = questions.trial, steady_length(model)
+    if trial is None or trial.prompts is None or questions.prompts is None:
         return False
+    if steady is not None and questions.longest > steady:
+        return False
+    dtype = next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
+    # Three digits cannot tell a prompt that stands a few places off from rounding.
+    if dtype.itemsize < 4 and not takes_positions(model):
+        return False
+    return _agree(model, trial, dtype)
+
+
+def _agree(model: nn.Module, trial: Questions, dtype: torch.dtype) -> bool:
     try:
         shared = shared_totals(model, trial)
-    except Exception:  # whatever a class raises that goes on from several tokens otherwise, or not
+    except Exception:  # whatever a class raises that cannot go on with several tokens at once
         return False
-    # Half the digits of the model's dtype: far above rounding, far below another prompt's scores.
-    tolerance = torch.finfo(next(model.parameters()).dtype).eps ** 0.5
-    pairs = zip(shared, whole_totals(model, trial), strict=True)
-    return all(math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance) for a, b in pairs)
+    # Half the digits of the dtype for each token, whose errors add up as chance has it.
+    tokens = [choice.supervised_tokens for choices in trial.encoded for choice in choices]
+    most = [(torch.finfo(dtype).eps * count) ** 0.5 for count in tokens]
+    found = zip(shared, whole_totals(model, trial), most, strict=True)
+    return all(abs(one - other) <= allowed for one, other, allowed in found)
 
 
 def whole_totals(model: nn.Module, questions: Questions) -> list[float]:

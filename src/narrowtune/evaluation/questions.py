@@ -15,7 +15,7 @@ from narrowtune.data.encoding import Encoded
 from narrowtune.data.model_side import ModelSide
 from narrowtune.evaluation.batches import Batches
 
-# A trial scores two questions both ways, which three questions cannot earn back.
+# A trial scores three choices both ways, which fewer questions hardly earn back.
 FEWEST = 4
 
 
@@ -77,11 +77,25 @@ class Questions:
 
     @cached_property
     def trial(self) -> Questions | None:
-        """The longest and the shortest question; None where trying costs more than it can save."""
+        """Few choices that show what all would: of the longest question two, of the shortest one.
+
+        So a prompt is padded and another branches. None where trying costs more than it can save.
+        """
         if len(self.encoded) < FEWEST:
             return None
-        order = sorted(self.encoded, key=lambda choices: max(map(len, choices)))
-        return Questions((order[-1], order[0]), self.processing, self.batch_size)
+        shortest, *_, longest = sorted(self.encoded, key=_tokens)
+        choices = sorted(longest, key=len)
+        pair = (choices[0], choices[-1])
+        return Questions((pair, (max(shortest, key=len),)), self.processing, self.batch_size)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest choice with its prompt."""
+        return max(_tokens(choices) for choices in self.encoded)
+
+
+def _tokens(choices: Sequence[Encoded]) -> int:
+    return max(map(len, choices))
 
 
 def _padded(rows: list[Tensor], filler: int) -> Tensor:

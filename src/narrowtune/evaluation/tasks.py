@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, get_args
 
 from narrowtune.data.example import Example
 from narrowtune.data.formats import shorten
@@ -14,6 +17,8 @@ from narrowtune.errors import InputError, Problems, nearest
 from narrowtune.evaluation.metrics import Metric, metric_named, misfits
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from narrowtune.data.encoding import Encoded
     from narrowtune.evaluation.batches import Batches
     from narrowtune.evaluation.questions import Questions
@@ -52,7 +57,8 @@ class TaskResult:
         task_version: Metric and way of scoring, each with its revision.
         higher_is_better: The value's direction.
         samples: One dictionary per example in file order, ready for JSONL: id, prediction,
-            references, score; `truncated` for generated answers, `contribution` by a corpus metric;
+            references, score; `cluster` where samples may share images or say what they share;
+            `truncated` for generated answers, `contribution` by a corpus metric;
             the choices' log-likelihoods and right or wrong by either normalisation (`acc`,
             `acc_norm`) for scored choices.
     """
@@ -63,6 +69,25 @@ class TaskResult:
     task_version: str
     higher_is_better: bool
     samples: list[dict[str, Any]]
+
+
+class Task(Protocol):
+    """What can be scored on any number of models: a file of ours, or a public harness's task."""
+
+    @property
+    def size(self) -> int:
+        """How many samples it has."""
+
+    @property
+    def metric_name(self) -> str:
+        """What judges the answers, as recorded."""
+
+    @property
+    def version(self) -> str:
+        """What a score rests on; scores of different versions are not comparable."""
+
+    def score(self, model: nn.Module) -> TaskResult:
+        """The model's score; it is left as it was."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +112,47 @@ class PreparedTask:
     batches: Batches | Questions
     golds: tuple[frozenset[int], ...]
 
+    @cached_property
+    def clusters(self) -> tuple[str, ...]:
+        """What each example shares with others: its own word, or a digest of its images; or ""."""
+        return tuple(example.cluster or _of_images(example.images) for example in self.examples)
+
+    def with_batch_size(self, batch_size: int) -> PreparedTask:
+        """The same task, answered so many sequences at once."""
+        how: How = {
+            "metric": self.metric.name,
+            "scoring": self.scoring,
+            "batch_size": batch_size,
+            "max_new_tokens": self.max_new_tokens,
+        }
+        return prepare(self.processing, self.examples, how)
+
+    @property
+    def size(self) -> int:
+        """How many samples it has."""
+        return len(self.examples)
+
+    @property
+    def metric_name(self) -> str:
+        """The metric's name in `METRICS`."""
+        return self.metric.name
+
+    def score(self, model: nn.Module) -> TaskResult:
+        """The model's score, as `evaluation.score` gives it."""
+        from narrowtune.evaluation.evaluate import score
+
+        return score(model, self)
+
     @property
     def version(self) -> str:
         """What a score of this task rests on: metric and way of scoring with their revisions."""
         return f"{self.metric.version}+{self.scoring}/{SCORING_REVISIONS[self.scoring]}"
+
+
+def _of_images(images: Sequence[Path]) -> str:
+    if not images:
+        return ""
+    return hashlib.sha256(b"".join(sorted(path.read_bytes() for path in images))).hexdigest()[:16]
 
 
 def standard_error(scores: Sequence[float]) -> float:

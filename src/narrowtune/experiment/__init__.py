@@ -12,8 +12,10 @@ from narrowtune.experiment.repeats import Replicate
 from narrowtune.experiment.schema import (
     ArmSpec,
     Experiment,
+    HarnessSpec,
     MetricName,
     ModelSpec,
+    NoiseFloor,
     OverlapKind,
     Scored,
     Scoring,
@@ -26,8 +28,10 @@ from narrowtune.experiment.schema import (
 __all__ = [
     "ArmSpec",
     "Experiment",
+    "HarnessSpec",
     "MetricName",
     "ModelSpec",
+    "NoiseFloor",
     "OverlapKind",
     "Replicate",
     "Scored",

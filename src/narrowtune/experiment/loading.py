@@ -8,14 +8,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from narrowtune.errors import InputError, nearest
-from narrowtune.experiment.schema import Experiment
+from narrowtune.experiment.schema import Experiment, HarnessSpec, TaskSpec
+
+_KINDS = (TaskSpec.__name__, HarnessSpec.__name__)  # in an error's path, not in the file
 
 
 def read_yaml(text: str, source: str) -> Any:
@@ -131,7 +133,7 @@ def _causes(items: Sequence[Any]) -> list[Any]:
 
 def _sentence(item: Any) -> str:
     """One pydantic error as `where: what`, with the nearest key for an unknown one."""
-    where = ".".join(str(part) for part in item["loc"]) or "experiment"
+    where = ".".join(str(part) for part in item["loc"] if part not in _KINDS) or "experiment"
     if item["type"] == "extra_forbidden":
         known = _fields_at(Experiment, item["loc"][:-1])
         return (
@@ -149,19 +151,24 @@ def _sentence(item: Any) -> str:
 
 
 def _fields_at(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
+    found: list[type[BaseModel]] = []
     for part in path:
         if isinstance(part, int):
             continue
+        kinds = {kind.__name__: kind for kind in found}
+        if part in kinds:
+            model = kinds[str(part)]
+            continue
         field = model.model_fields.get(str(part))
-        inner = next(_models(field.annotation), None) if field else None
-        if inner is None:
+        found = list(_models(field.annotation)) if field else []
+        if not found:
             return []
-        model = inner
+        model = found[0]
     return list(model.model_fields)
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if get_origin(annotation) in (Union, UnionType, tuple, list):
+    if get_origin(annotation) in (Annotated, Union, UnionType, tuple, list):
         for inner in get_args(annotation):
             yield from _models(inner)
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):

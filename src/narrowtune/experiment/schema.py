@@ -5,12 +5,16 @@ Every class is frozen and refuses unknown keys, so a typo is an error and never 
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, get_args
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -72,6 +76,55 @@ class TaskSpec(Scored):
     """One held-out ability that is scored: a test file and how to read its answers."""
 
     test: str
+
+    @property
+    def source(self) -> str:
+        """Where its samples come from: the test file."""
+        return self.test
+
+
+class HarnessSpec(Section):
+    """A held-out task that a public harness runs and judges; named after it unless told otherwise.
+
+    `metric` is one of the task's own. `include_path` is a folder of task files in the harness's
+    format, looked through first. `chat_template` is for lm-eval; lmms-eval always uses it.
+    """
+
+    harness: Literal["lm-eval", "lmms-eval"]
+    task: str
+    name: str = Name
+    metric: str | None = None
+    limit: int | None = Field(default=None, gt=0)
+    num_fewshot: int | None = Field(default=None, ge=0)
+    chat_template: bool = False
+    max_new_tokens: int | None = Field(default=None, gt=0)
+    include_path: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "name" not in given:
+            task = str(given.get("task", "task"))
+            return {**given, "name": re.sub(r"[^A-Za-z0-9_.+-]+", "-", task)}
+        return given
+
+    @property
+    def source(self) -> str:
+        """Where its samples come from: the harness and its task; the name too if it has its own."""
+        plain = f"{self.harness}:{self.task}"
+        return plain if self.name == self.task else f"{plain} as {self.name}"
+
+
+def _kind(given: Any) -> str:
+    """Which kind of held-out task an entry is."""
+    asked = isinstance(given, Mapping) and "harness" in given
+    return "HarnessSpec" if asked or isinstance(given, HarnessSpec) else "TaskSpec"
+
+
+HeldOut = Annotated[
+    Annotated[TaskSpec, Tag("TaskSpec")] | Annotated[HarnessSpec, Tag("HarnessSpec")],
+    Discriminator(_kind),
+]
 
 
 class TrainingOverrides(Section):
@@ -160,6 +213,12 @@ class TrainingSpec(Section):
             raise InputError([item["msg"] for item in error.errors()]) from error
 
 
+class NoiseFloor(Section):
+    """How the noise of scoring is measured: the base scored again, in batches of these sizes."""
+
+    batch_sizes: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
+
+
 class Experiment(Section):
     """Model x stages x arms x tasks: one YAML file.
 
@@ -172,10 +231,11 @@ class Experiment(Section):
     seeds: tuple[int, ...] = ()
     orders: Literal["all"] | tuple[tuple[str, ...], ...] = ()
     stages: tuple[StageSpec, ...] = Field(min_length=1)
-    held_out: tuple[TaskSpec, ...] = ()
+    held_out: tuple[HeldOut, ...] = ()
     arms: tuple[ArmSpec, ...] = Field(min_length=1)
     training: TrainingSpec = TrainingSpec()
     evaluate: tuple[Literal["base", "after_stage"], ...] = ("base", "after_stage")
+    noise_floor: NoiseFloor | None = None
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:
@@ -202,6 +262,8 @@ class Experiment(Section):
         problems = wrong_seeds(self.seeds, self.seed)
         if self.orders != "all":
             problems += wrong_orders(self.orders, names)
+        if self.noise_floor and "base" not in self.evaluate:
+            problems.append("noise_floor scores the base again: add base to evaluate")
         if problems:
             raise ValueError("; ".join(problems))
         return self

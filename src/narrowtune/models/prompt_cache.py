@@ -98,31 +98,53 @@ def stored_tensors_kept(model: nn.Module) -> Iterator[None]:
             setattr(module, name, value)
 
 
-class _BranchedLayer:
-    """One layer of a prompt cache as rows that continue the prompts see it.
+def takes_positions(model: nn.Module) -> bool:
+    """Whether the model can be told the positions of left-padded prompts."""
+    told = hasattr(model, "_prepare_position_ids_for_generation")
+    return told and "position_ids" in inspect.signature(model.forward).parameters
 
-    The prompts' keys and values are laid out for all rows while the layer attends and dropped
-    again, so that one layer's are in memory at a time and the prompts' own stay untouched.
+
+def steady_length(model: Any) -> int | None:
+    """Tokens up to which a model turns a position by the same angles whatever stands behind it.
+
+    Beyond, scaled rotary embeddings (`longrope`, `dynamic`) choose the angles by the length of the
+    call, so that keys kept of a prompt differ from those of the whole sequence. None: no such end.
     """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    changing = [one for one in kinds if _by_length(str(one.get("rope_type", "")))]
+    most = getattr(config, "max_position_embeddings", None) or 0
+    return min(
+        (one.get("original_max_position_embeddings", most) for one in changing), default=None
+    )
 
-    def __init__(self, layer: Any, prompts: Tensor) -> None:
-        self._layer, self._prompts = layer, prompts
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._layer, name)
-
-    def update(
-        self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        rows = copy.copy(self._layer)
-        rows.batch_select_indices(self._prompts)
-        both: tuple[Tensor, Tensor] = rows.update(keys, values, *args, **kwargs)
-        return both
+def _by_length(rope_type: str) -> bool:
+    return rope_type == "longrope" or "dynamic" in rope_type
 
 
 def _branched(cache: Cache, prompts: Tensor) -> Cache:
+    """The cache as rows that continue the prompts see it; the prompts' own stays untouched."""
     branched = copy.copy(cache)
-    branched.layers = [_BranchedLayer(layer, prompts) for layer in cache.layers]
+    branched.layers = [_branched_layer(layer, prompts) for layer in cache.layers]
+    return branched
+
+
+def _branched_layer(layer: Any, prompts: Tensor) -> Any:
+    """A layer that lays its keys and values out for all rows only while it attends.
+
+    So one layer's are in memory at a time.
+    """
+
+    def update(keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        rows = copy.copy(layer)
+        rows.batch_select_indices(prompts)
+        both: tuple[Tensor, Tensor] = rows.update(keys, values, *args, **kwargs)
+        return both
+
+    branched = copy.copy(layer)
+    branched.update = update
     return branched
 
 
@@ -142,8 +164,8 @@ def _positions(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor | None:
     None for a model that takes none: it tells them from the mask, or has only relative ones.
     Families that place image tokens on several axes override the method asked here.
     """
-    make = getattr(model, "_prepare_position_ids_for_generation", None)
-    if make is None or "position_ids" not in inspect.signature(model.forward).parameters:
+    if not takes_positions(model):
         return None
+    make: Any = model._prepare_position_ids_for_generation
     positions: Tensor = make(inputs["input_ids"], dict(inputs))
     return positions

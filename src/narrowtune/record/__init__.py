@@ -3,6 +3,7 @@
 from narrowtune.record.delta_header import Base, Header, read_header
 from narrowtune.record.schema import (
     BASE,
+    NOISE_FLOOR,
     SCHEMA_VERSION,
     Cost,
     DataFile,
@@ -26,6 +27,7 @@ from narrowtune.record.store import (
 
 __all__ = [
     "BASE",
+    "NOISE_FLOOR",
     "RECORD_NAME",
     "SCHEMA_VERSION",
     "Base",

@@ -12,6 +12,9 @@ SCHEMA_VERSION = 1
 BASE = "base"
 """The arm and stage name of scores taken on the untouched model."""
 
+NOISE_FLOOR = "noise_floor"
+"""The probe whose readings compare two scorings of the base, in batches of different sizes."""
+
 Status = Literal["running", "interrupted", "failed", "complete"]
 
 

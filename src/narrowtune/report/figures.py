@@ -14,13 +14,14 @@ from narrowtune.analysis import (
     Cell,
     Estimate,
     Matrix,
-    held_out_average,
+    PooledArm,
     stage_names,
 )
 from narrowtune.analysis.wording import bounds, signed
 from narrowtune.record import BASE, LossRow, Record
 
 Figure = dict[str, Any]
+ArmLine = tuple[str, Mapping[str, Estimate]]
 
 # Okabe and Ito's colours (in the style sheet) and a marker each: never told apart by hue alone.
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
@@ -34,7 +35,7 @@ def arm_colour(index: int) -> str:
     return f"var(--arm-{index % len(SYMBOLS)})"
 
 
-def learning_against_held_out(rows: Sequence[ArmSummary]) -> Figure | None:
+def learning_against_held_out(rows: Sequence[ArmSummary | PooledArm]) -> Figure | None:
     """Each arm's target learning against its final held-out change, intervals both ways."""
     traces = [
         _arm_point(index, row.arm, row.learning, row.held_out.mean)
@@ -56,15 +57,21 @@ def learning_against_held_out(rows: Sequence[ArmSummary]) -> Figure | None:
     return {"data": [base, *traces], "layout": layout}
 
 
-def held_out_through_stages(record: Record, rows: Sequence[ArmSummary]) -> Figure | None:
-    """Held-out average after every stage, base first; bars are those of the change from base."""
-    base = held_out_average(record, rows[0].arm, BASE)
+def held_out_through_stages(
+    stages: Sequence[str], lines: Sequence[ArmLine], base: Estimate | None
+) -> Figure | None:
+    """Held-out average after every stage, base first; bars are those of the change from base.
+
+    Args:
+        stages: Their names, from left to right.
+        lines: For each arm its name and its change from base by stage.
+        base: The untouched model's average.
+    """
     if base is None:
         return None
-    stages = stage_names(record)
-    traces = [_arm_line(record, rows, index, base) for index in range(len(rows))]
+    traces = [_arm_line(stages, lines, index, base) for index in range(len(lines))]
     layout = _layout("after stage", "held-out average (%)")
-    layout["height"] += _legend_height(rows)
+    layout["height"] += _legend_height(lines)
     layout["xaxis"] |= {
         "tickvals": list(range(len(stages) + 1)),
         "ticktext": [BASE, *stages],
@@ -159,22 +166,24 @@ def _arm_point(index: int, arm: str, learned: Estimate, kept: Estimate) -> Figur
     }  # fmt: skip
 
 
-def _arm_line(record: Record, rows: Sequence[ArmSummary], index: int, base: Estimate) -> Figure:
-    row = rows[index]
-    names = [stage for stage in stage_names(record) if stage in row.held_out_by_stage]
-    changes = [row.held_out_by_stage[stage].mean for stage in names]
+def _arm_line(
+    stages: Sequence[str], lines: Sequence[ArmLine], index: int, base: Estimate
+) -> Figure:
+    arm, by_stage = lines[index]
+    names = [stage for stage in stages if stage in by_stage]
+    changes = [by_stage[stage] for stage in names]
     values = [base.value + change.value for change in changes]
     # Arms stand a little apart so that their bars can be read where they meet.
-    apart = 0.04 * (index - (len(rows) - 1) / 2)
-    places = [stage_names(record).index(stage) + 1 + apart for stage in names]
+    apart = 0.04 * (index - (len(lines) - 1) / 2)
+    places = [stages.index(stage) + 1 + apart for stage in names]
     hover = [
-        f"<b>{row.arm}</b>, after {stage}<br>{100 * value:.1f} %<br>{describe(change)}"
+        f"<b>{arm}</b>, after {stage}<br>{100 * value:.1f} %<br>{describe(change)}"
         for stage, value, change in zip(names, values, changes, strict=True)
     ]
     start = f"<b>{BASE}</b><br>{100 * base.value:.1f} %, n = {base.n}"
     bars = _error_bars(changes, [change.value for change in changes], index)
     return {
-        "type": "scatter", "mode": "lines+markers", "name": row.arm, "x": [0, *places],
+        "type": "scatter", "mode": "lines+markers", "name": arm, "x": [0, *places],
         "y": [100 * base.value, *(100 * value for value in values)], "hovertext": [start, *hover],
         "hoverinfo": "text", "line": {"color": arm_colour(index), "width": 2.5},
         "marker": _marker(index, 9),
@@ -261,7 +270,7 @@ def _loss_lines(index: int, arm: str, rows: Sequence[LossRow]) -> list[Figure]:
     ]
 
 
-def _legend_height(rows: Sequence[ArmSummary]) -> int:
+def _legend_height(rows: Sequence[Any]) -> int:
     """Room for the legend's lines, so that many arms do not squeeze the plot."""
     return 22 * max(0, len(rows) - 3)
 

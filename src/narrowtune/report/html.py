@@ -8,11 +8,12 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from narrowtune.analysis import Estimate, Samples
+from narrowtune.analysis import Estimate, Runs, Samples
 from narrowtune.analysis.wording import bounds, signed
 from narrowtune.record import Record, write_text_atomically
 from narrowtune.report.page import page_values
-from narrowtune.report.predictions import read_samples
+from narrowtune.report.pooled import pooled_values
+from narrowtune.report.predictions import read_runs, read_samples
 from narrowtune.report.units import count, duration, memory, share
 
 
@@ -21,10 +22,20 @@ def write_html(record: Record, path: Path, samples: Samples | None = None) -> Pa
 
     Predictions are read from the folder of `path` unless they are given.
     """
-    if samples is None:
-        samples = read_samples(path.parent, record)
-    write_text_atomically(path, render_html(record, samples))
+    if record.replicates:
+        page = render_pooled_html(record, read_runs(path.parent, record))
+    else:
+        page = render_html(
+            record, read_samples(path.parent, record) if samples is None else samples
+        )
+    write_text_atomically(path, page)
     return path
+
+
+def render_pooled_html(record: Record, runs: Runs) -> str:
+    """The page of a repeated experiment, as text."""
+    template = _templates().get_template("replicates.html.j2")
+    return template.render(plotly=get_plotlyjs(), **pooled_values(record, runs))
 
 
 def render_html(record: Record, samples: Samples) -> str:

@@ -13,15 +13,18 @@ from narrowtune.analysis import (
     ArmSummary,
     Cell,
     Matrix,
+    PairedTest,
     Samples,
     accuracy_matrix,
     against_widest,
     headline,
+    held_out_average,
     held_out_names,
     stage_names,
     summarise,
+    tested_from_base,
 )
-from narrowtune.record import BASE, Record
+from narrowtune.record import BASE, NOISE_FLOOR, Record
 from narrowtune.report.examples import changed_answers
 from narrowtune.report.figures import (
     Figure,
@@ -65,8 +68,10 @@ def page_values(record: Record, samples: Samples) -> dict[str, Any]:
         "comparisons": against_widest(record, rows, samples),
         "costs": _cost_bars(rows),
         "examples": changed_answers(record, samples),
+        "tests": _tests(record, rows, samples),
+        "noise": [row for row in record.readings if row.get("probe") == NOISE_FLOOR],
         "losses": [stage for stage in stage_names(record) if f"loss-{stage}" in figures],
-        "experiment": _yaml(_experiment(record)),
+        "experiment": experiment_yaml(record),
         "plan": _yaml(record.plan) if record.plan else "",
         "version": record.environment.get("packages", {}).get("narrowtune", ""),
         "environment": {name: _plain(value) for name, value in record.environment.items()},
@@ -77,9 +82,12 @@ def _figures(
     record: Record, rows: Sequence[ArmSummary], matrices: Sequence[Matrix]
 ) -> dict[str, Figure]:
     limit = colour_limit(matrices)
+    lines = [(row.arm, {s: one.mean for s, one in row.held_out_by_stage.items()}) for row in rows]
     found: dict[str, Figure | None] = {
         "frontier": learning_against_held_out(rows),
-        "through-stages": held_out_through_stages(record, rows),
+        "through-stages": held_out_through_stages(
+            stage_names(record), lines, held_out_average(record, BASE, BASE)
+        ),
     }
     for matrix in matrices:
         found[f"matrix-{matrix.arm}"] = heat_map(matrix, limit) if matrix.cells else None
@@ -97,6 +105,15 @@ def _facts(record: Record, rows: Sequence[ArmSummary]) -> list[str]:
         "taught: " + ", then ".join(stage_names(record)),
         f"{held_out} held-out task{'' if held_out == 1 else 's'}",
         f"seed {record.experiment.seed}",
+    ]
+
+
+def _tests(
+    record: Record, rows: Sequence[ArmSummary], samples: Samples
+) -> list[tuple[str, PairedTest]]:
+    end = stage_names(record)[-1]
+    return [
+        (row.arm, one) for row in rows for one in tested_from_base(record, samples, (row.arm, end))
     ]
 
 
@@ -128,11 +145,11 @@ def _cost_bars(rows: Sequence[ArmSummary]) -> list[CostBar]:
     ]
 
 
-def _experiment(record: Record) -> dict[str, Any]:
+def experiment_yaml(record: Record) -> str:
     """The experiment with its defaults left out, but training in full: it decides results."""
     values = record.experiment.model_dump(mode="json", exclude_defaults=True)
     training = record.experiment.training.model_dump(mode="json", exclude_none=True)
-    return values | {"seed": record.experiment.seed, "training": training}
+    return _yaml(values | {"seed": record.experiment.seed, "training": training})
 
 
 def _yaml(value: Any) -> str:

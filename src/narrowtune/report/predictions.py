@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from narrowtune.analysis import Sample, Samples
-from narrowtune.errors import InputError
-from narrowtune.record import Record, predictions_path
+from narrowtune.analysis import Run, Sample, Samples
+from narrowtune.errors import InputError, Problems
+from narrowtune.record import Record, predictions_path, read_record
 
 
 def read_samples(folder: Path, record: Record) -> Samples:
@@ -27,6 +27,23 @@ def read_samples(folder: Path, record: Record) -> Samples:
     if problems:
         raise InputError(problems)
     return Samples(rows)
+
+
+def read_runs(folder: Path, record: Record) -> list[Run]:
+    """The replicates of a repeated experiment that have begun, with their answers.
+
+    Raises:
+        InputError: If one's record or files are damaged or gone.
+    """
+    runs, problems = [], Problems()
+    orders = list(dict.fromkeys(row.order for row in record.replicates))
+    for row in record.replicates:
+        with problems.collect(row.name):
+            own = read_record(folder / row.name)
+            samples = read_samples(folder / row.name, own)
+            runs.append(Run(own, samples, orders.index(row.order) + 1, row.seed))
+    problems.check()
+    return runs
 
 
 def _read_file(path: Path, problems: list[str]) -> dict[str, Sample]:
@@ -59,4 +76,5 @@ def _sample(row: Any) -> Sample:
         references,
         float(row["score"]),
         None if part is None else float(part),
+        str(row.get("cluster", "")),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from narrowtune import analysis
 from narrowtune.record import Record
-from narrowtune.report.predictions import read_samples
+from narrowtune.report.predictions import read_runs, read_samples
 
 
 def headline(record: Record, folder: str | Path | None = None) -> str:
@@ -17,5 +17,7 @@ def headline(record: Record, folder: str | Path | None = None) -> str:
         folder: The run's folder. With it, intervals are paired on the same samples, as in the
             reports; without it, they rest on standard errors alone and are wider.
     """
+    if record.replicates and folder is not None:
+        return analysis.pooled_headline(record, read_runs(Path(folder), record))
     samples = analysis.NO_SAMPLES if folder is None else read_samples(Path(folder), record)
     return analysis.headline(record, samples)

@@ -15,21 +15,31 @@ from narrowtune.analysis import (
     ArmSummary,
     Cell,
     Estimate,
+    PooledArm,
+    Runs,
     Samples,
     accuracy_matrix,
     arm_names,
     headline,
+    pool_all,
+    pooled_headline,
+    stage_names,
     summarise,
 )
 from narrowtune.analysis.wording import signed
 from narrowtune.record import BASE, Record
-from narrowtune.report.predictions import read_samples
+from narrowtune.report.predictions import read_runs, read_samples
 from narrowtune.report.units import count, duration, memory, share
 
 COLOURS = {"better": "green", "worse": "red", "unclear": "default"}
 LEGEND = (
     "Changes are percentage points from the untouched base, up is better, with 95 % intervals "
     "over test samples (not over seeds). Marked * where the interval does not hold 0."
+)
+POOLED_LEGEND = (
+    "Changes are percentage points from the untouched base, means over replicates, up is better, "
+    "with 95 % intervals over test samples and replicates. Marked * where the interval does not "
+    "hold 0. Each replicate's own tables: narrowtune report DIR/order-N/seed-S."
 )
 STAGES_PER_TABLE = 3
 """As many score columns as fit 80 characters beside the task's name."""
@@ -43,6 +53,9 @@ def print_terminal(
     Predictions are read from the run's `folder` unless they are given; with neither, intervals
     are unpaired.
     """
+    if record.replicates and folder is not None:
+        print_pooled(record, read_runs(folder, record), console)
+        return
     if samples is None:
         samples = read_samples(folder, record) if folder is not None else NO_SAMPLES
     rows = summarise(record, samples)
@@ -55,6 +68,35 @@ def print_terminal(
         for table in _matrices(record, arm, samples):
             console.print(table)
     console.print(Text(LEGEND, style="dim"))
+
+
+def print_pooled(record: Record, runs: Runs, console: Console) -> None:
+    """Print headline, quantities and recovery over all replicates."""
+    rows = pool_all(runs) if runs else ()
+    if record.status != "complete":
+        console.print(Text(f"Not complete: {record.status}. {record.error or ''}", style="red"))
+    console.print(Text(pooled_headline(record, runs)))
+    table = _table("Learned and kept, over replicates", "arm")
+    for name in ("runs", "learning", "held-out end", "held-out worst", "forgetting"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        kept, worst = row.held_out, row.held_out_worst
+        means = (one.mean if one else None for one in (kept, worst))
+        changes = (row.learning, *means, row.forgetting)
+        table.add_row(Text(row.arm), str(row.runs), *(_change(one) for one in changes))
+    console.print(table)
+    console.print(_after_skills(record, rows))
+    console.print(Text(POOLED_LEGEND, style="dim"))
+
+
+def _after_skills(record: Record, rows: Sequence[PooledArm]) -> Table:
+    table = _table("Held-out change after each skill", "arm")
+    for stage in stage_names(record):
+        table.add_column(Text(stage, overflow="fold"), justify="right")
+    for row in rows:
+        found = [row.after_skill.get(stage) for stage in stage_names(record)]
+        table.add_row(Text(row.arm), *(_change(one.mean if one else None) for one in found))
+    return table
 
 
 def _quality(rows: Sequence[ArmSummary]) -> Table:

@@ -19,7 +19,6 @@ from narrowtune.data.batching import Batch, collate
 from narrowtune.data.encoding import Encoded
 from narrowtune.delta import Delta, Ledger, dtype_of, model_digest, read_delta
 from narrowtune.engine import Engine, peak_bytes, reset_peak
-from narrowtune.evaluation import score
 from narrowtune.experiment import digest
 from narrowtune.models.loading import load_model, save_model, without_gradient
 from narrowtune.record import (
@@ -257,7 +256,7 @@ def _losses(unit: tuple[ArmPlan, StagePlan], steps: Sequence[StepResult]) -> lis
 
 def _score(session: Session, model: nn.Module, task: TaskPlan, unit: tuple[str, str]) -> Score:
     arm, stage = unit
-    result = score(model, task.prepared)
+    result = task.prepared.score(model)
     if session.engine.is_main:
         path = predictions_path(session.folder, arm, stage, task.name)
         write_predictions(path, result.samples)
@@ -266,10 +265,11 @@ def _score(session: Session, model: nn.Module, task: TaskPlan, unit: tuple[str, 
         stage=stage,
         task=task.name,
         role=task.role,
-        metric=task.spec.metric,
+        metric=task.prepared.metric_name,
         value=result.value,
         n=result.n,
         stderr=result.stderr,
+        higher_is_better=result.higher_is_better,
         task_version=result.task_version,
     )
 

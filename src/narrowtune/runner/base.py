@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 
-from narrowtune.record import BASE, Score, predictions_path, read_record
+from narrowtune.record import BASE, NOISE_FLOOR, Score, predictions_path, read_record
 from narrowtune.runner.arm import Session
 from narrowtune.runner.environment import HARDWARE
 
@@ -25,6 +25,9 @@ def borrow_base(session: Session) -> None:
     for score in earlier.scores:
         if score.arm == BASE and not journal.has("scores", arm=BASE, stage=BASE, task=score.task):
             _borrow(session, score)
+    noise = [row for row in earlier.readings if row.get("probe") == NOISE_FLOOR]
+    if noise and not journal.has("readings", probe=NOISE_FLOOR):
+        journal.add(readings=noise)
 
 
 def _borrow(session: Session, score: Score) -> None:

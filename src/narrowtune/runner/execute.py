@@ -18,6 +18,7 @@ from narrowtune.runner.environment import HARDWARE, environment
 from narrowtune.runner.folder import model_path
 from narrowtune.runner.interrupt import stop_on_signal
 from narrowtune.runner.journal import Journal
+from narrowtune.runner.noise import measure_noise
 from narrowtune.runner.observer import Observer
 from narrowtune.runner.plan import Plan
 from narrowtune.training import Diverged, Interrupted
@@ -135,6 +136,7 @@ def _everything(session: Session) -> None:
     if "base" in plan.experiment.evaluate:
         borrow_base(session)
         score_all(session, model, BASE, BASE)
+        measure_noise(session, model)
     del model
     for arm in plan.arms:
         teach_arm(session, arm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Journal:
         """Say what the run computes with."""
         self._replace({"environment": facts})
 
-    def has(self, rows: str, **keys: str) -> bool:
+    def has(self, rows: str, **keys: object) -> bool:
         """Whether one of the record's rows has all these values."""
         return any(_matches(row, keys) for row in getattr(self.record, rows))
 
@@ -59,8 +60,9 @@ class Journal:
             write_record(self.record, self._folder)
 
 
-def _matches(row: Row, keys: dict[str, str]) -> bool:
-    return all(getattr(row, key) == value for key, value in keys.items())
+def _matches(row: Row | dict[str, Any], keys: Mapping[str, object]) -> bool:
+    values = row if isinstance(row, dict) else vars(row)
+    return all(values.get(key) == value for key, value in keys.items())
 
 
 def _charged(cost: Cost, arm: str, stage: str, seconds: float) -> Cost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from narrowtune.data.overlap import Overlap, find_overlaps
 from narrowtune.errors import Problems
-from narrowtune.experiment import Experiment, Scored
+from narrowtune.experiment import Experiment, Scored, TaskSpec
 from narrowtune.runner.reading import DataReader
 
 
@@ -29,7 +29,11 @@ def allowed_overlaps(
 def _places(experiment: Experiment) -> dict[str, tuple[str, Scored]]:
     """Each task's key in the experiment, as -o would name it."""
     stages = {s.name: (f"stages.{place}", s) for place, s in enumerate(experiment.stages)}
-    held_out = {t.name: (f"held_out.{place}", t) for place, t in enumerate(experiment.held_out)}
+    held_out = {
+        t.name: (f"held_out.{place}", t)
+        for place, t in enumerate(experiment.held_out)
+        if isinstance(t, TaskSpec)
+    }
     return {**stages, **held_out}
 
 

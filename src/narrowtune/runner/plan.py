@@ -9,10 +9,11 @@ from narrowtune.anatomy import Anatomy, Selection
 from narrowtune.data.encoding import Encoded
 from narrowtune.data.overlap import Overlap
 from narrowtune.errors import InputError
-from narrowtune.evaluation import PreparedTask
+from narrowtune.evaluation import Task
 from narrowtune.experiment import (
     ArmSpec,
     Experiment,
+    HarnessSpec,
     Replicate,
     Scored,
     StageSpec,
@@ -34,9 +35,9 @@ _OPTIMISER_BYTES = 12
 class TaskPlan:
     """A test set, read and checked, with how it is scored and why it is there."""
 
-    spec: Scored
+    spec: Scored | HarnessSpec
     role: Role
-    prepared: PreparedTask
+    prepared: Task
 
     @property
     def name(self) -> str:
@@ -177,7 +178,7 @@ class Plan:
             "class": self.anatomy.class_name,
             "arms": [self._arm_row(arm) for arm in self.arms],
             "tasks": [
-                {"name": task.name, "role": task.role, "samples": len(task.prepared.examples)}
+                {"name": task.name, "role": task.role, "samples": task.prepared.size}
                 for task in self.tasks
             ],
             "overlaps": [overlap.to_dict() for overlap in self.overlaps],
@@ -213,7 +214,8 @@ class Plan:
 
 
 def file_names(experiment: Experiment) -> list[str]:
-    """The data files of an experiment, each once, in the order they are read."""
+    """The data files of an experiment and its harness tasks, each once, as they are read."""
     stages = experiment.stages
-    tests = [spec.test for spec in (*stages, *experiment.held_out) if spec.test is not None]
-    return list(dict.fromkeys([*(stage.train for stage in stages), *tests]))
+    tests = [stage.test for stage in stages if stage.test is not None]
+    held_out = [task.source for task in experiment.held_out]
+    return list(dict.fromkeys([*(stage.train for stage in stages), *tests, *held_out]))

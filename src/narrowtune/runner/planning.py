@@ -11,15 +11,18 @@ from narrowtune.data.encoding import Encoded, encode_all
 from narrowtune.data.example import Example
 from narrowtune.errors import InputError, Problems
 from narrowtune.evaluation import How, PreparedTask, misfits, prepare
-from narrowtune.experiment import Experiment, Scored
+from narrowtune.evaluation.harness import Asked, HarnessTask, open_task
+from narrowtune.experiment import Experiment, HarnessSpec, Scored
 from narrowtune.models.processing import Processing, load_processing
 from narrowtune.models.skeleton import BUNDLED, load_config
+from narrowtune.record import DataFile
 from narrowtune.runner.leaks import allowed_overlaps
 from narrowtune.runner.plan import ArmPlan, Plan, Role, StagePlan, TaskPlan
 from narrowtune.runner.reading import DataReader
 
 Teach = Callable[[list[Example]], list[Encoded]]
 Prepare = Callable[[Scored, list[Example]], PreparedTask]
+Open = Callable[[HarnessSpec], HarnessTask]
 
 
 def plan(
@@ -39,6 +42,7 @@ def plan(
     model, anatomy, processing = _model(experiment, reader, Path(root))
     encode = partial(encode_all, processing=processing, max_length=experiment.training.max_length)
     judge = partial(_prepared, processing, evaluation_batch_size)
+    run = partial(_opened, processing, evaluation_batch_size, reader)
     whole = Plan(
         experiment=experiment,
         model=model,
@@ -46,7 +50,7 @@ def plan(
         anatomy=anatomy,
         arms=tuple(_arms(experiment, anatomy, problems)),
         stages=tuple(_stages(experiment, encode, reader, problems)),
-        tasks=tuple(_tasks(experiment, judge, reader, problems)),
+        tasks=tuple(_tasks(experiment, judge, run, reader, problems)),
         files=tuple(reader.files.values()),
         overlaps=allowed_overlaps(experiment, reader, problems),
     )
@@ -79,6 +83,8 @@ def _data_problems(experiment: Experiment, reader: DataReader) -> tuple[str, ...
         with problems.collect(f"stage {stage.name}"):
             reader.read(stage, stage.train, lambda examples: None, limit=stage.train_limit)
     for _, spec, test in _scored(experiment):
+        if isinstance(spec, HarnessSpec):
+            continue  # its requests are written in the model's own format
         with problems.collect(f"task {spec.name}"):
             reader.read(spec, test, partial(_check_metric, spec), limit=spec.limit, test=True)
     allowed_overlaps(experiment, reader, problems)
@@ -116,24 +122,27 @@ def _stages(
 
 
 def _tasks(
-    experiment: Experiment, judge: Prepare, reader: DataReader, problems: Problems
+    experiment: Experiment, judge: Prepare, run: Open, reader: DataReader, problems: Problems
 ) -> list[TaskPlan]:
     tasks = []
     for role, spec, test in _scored(experiment):
         with problems.collect(f"task {spec.name}"):
+            if isinstance(spec, HarnessSpec):
+                tasks.append(TaskPlan(spec, role, run(spec)))
+                continue
             check = partial(judge, spec)
             prepared = reader.read(spec, test, check, limit=spec.limit, test=True)
             tasks.append(TaskPlan(spec, role, prepared))
     return tasks
 
 
-def _scored(experiment: Experiment) -> Iterator[tuple[Role, Scored, str]]:
-    """Everything that is scored, with its test file: the stages' own tasks first."""
+def _scored(experiment: Experiment) -> Iterator[tuple[Role, Scored | HarnessSpec, str]]:
+    """Everything that is scored, with where it comes from: the stages' own tasks first."""
     for stage in experiment.stages:
         if stage.test is not None:
             yield "target", stage, stage.test
     for task in experiment.held_out:
-        yield "held_out", task, task.test
+        yield "held_out", task, task.source
 
 
 def _prepared(
@@ -146,3 +155,26 @@ def _prepared(
         "max_new_tokens": spec.max_new_tokens,
     }
     return prepare(processing, examples, how)
+
+
+def _opened(
+    processing: Processing, batch_size: int, reader: DataReader, spec: HarnessSpec
+) -> HarnessTask:
+    """A harness's task; what it will ask the model is noted as a data file is."""
+    folder = reader.root / spec.include_path if spec.include_path else None
+    asked = Asked(
+        harness=spec.harness,
+        task=spec.task,
+        metric=spec.metric,
+        limit=spec.limit,
+        num_fewshot=spec.num_fewshot,
+        chat_template=spec.chat_template,
+        max_new_tokens=spec.max_new_tokens,
+        include_path=folder,
+        batch_size=batch_size,
+    )
+    task = open_task(asked, processing)
+    reader.files[spec.source] = DataFile(
+        path=spec.source, rows=task.size, images=0, sha256=task.sha256
+    )
+    return task

@@ -25,7 +25,7 @@ class DataReader:
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self.files: dict[str, DataFile] = {}
         self.taught: dict[str, list[Example]] = {}
         self.tested: dict[str, list[Example]] = {}
@@ -44,14 +44,14 @@ class DataReader:
         Raises:
             InputError: With the file's own problems and those that `check` finds in sound rows.
         """
-        path = self._root / file
+        path = self.root / file
 
         def noted(examples: list[Example]) -> T:
             self.files[file] = _data_file(file, path, examples)
             (self.tested if test else self.taught)[spec.name] = examples
             return check(examples)
 
-        images = self._root / spec.images if spec.images else None
+        images = self.root / spec.images if spec.images else None
         return read_checked(path, noted, image_root=images, limit=limit, unique_ids=test)
 
 

@@ -95,6 +95,9 @@ def _gather(
     ]
     kinds = ("scores", "ledger", "cost", "data_order")
     gathered: dict[str, Any] = {kind: _rows(found, kind) for kind in kinds}
+    gathered["readings"] = tuple(
+        row | {"replicate": replicate.name} for replicate, one in found for row in one.readings
+    )
     record = Record(
         status=status,
         error=error,

@@ -16,7 +16,7 @@ import releases
 from file_host import Host
 from releases import contents, lines
 
-from narrowtune.data.prepare import Manifest, cub200, download, timeclock
+from narrowtune.data.prepare import Manifest, cub200, download, pixmo_count, timeclock
 from narrowtune.data.prepare.download import Hash, Refused, Unreachable
 from narrowtune.errors import InputError
 
@@ -153,6 +153,25 @@ def test_no_network_is_told_once_and_not_as_dead_links(tmp_path: Path, prepare: 
     with pytest.raises(InputError, match=r"cannot fetch the images of PixMo-Count.*--from") as told:
         prepare("pixmo-count", tmp_path / "release")
     assert len(told.value.problems) == 1
+
+
+def test_a_network_that_goes_away_does_not_end_in_a_complete_folder(
+    host: Host, tmp_path: Path, prepare: Prepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pixmo_count, "FIRST_BLOCK", 2)
+    monkeypatch.setattr(pixmo_count, "BLOCK", 2)
+    host.files = releases.pixmo_count(tmp_path / "release", host.address)
+    fetch, fetched = pixmo_count.download, []
+
+    def until_it_breaks(url: str, to: Path, *, wanted: Hash) -> Path:
+        fetched.append(url)
+        return fetch("http://127.0.0.1:9/" if len(fetched) > 5 else url, to, wanted=wanted)
+
+    monkeypatch.setattr(pixmo_count, "download", until_it_breaks)
+    with pytest.raises(InputError, match="cannot fetch the images of PixMo-Count"):
+        prepare("pixmo-count", tmp_path / "release")
+    monkeypatch.setattr(pixmo_count, "download", fetch)
+    assert prepare("pixmo-count", tmp_path / "release").rows == {"test": 3, "train": 6}
 
 
 def test_the_birds_archive_is_verified_and_unpacked(

@@ -25,7 +25,7 @@ LAYOUT = (
 FORM = "Answer with a number."
 WORKERS = 16
 # Where not one of so many addresses can be reached, it is the network and not the links.
-TRIED_FIRST = 16
+FIRST_BLOCK, BLOCK = 16, 256
 
 
 def open_release(source: Source, seed: int) -> Mapping[str, Rows]:
@@ -65,18 +65,19 @@ def _images(
     """Each image's file by its hash, or why there is none.
 
     Raises:
-        InputError: If not one of the first addresses can be reached.
+        InputError: If the network is gone: not one address of a block can be reached.
     """
     hashes, found = list(addresses), dict[str, Path | InputError]()
     get = partial(_image, source, addresses)
     with ThreadPoolExecutor(WORKERS) as pool:
-        for some in (hashes[:TRIED_FIRST], hashes[TRIED_FIRST:]):
-            for value, image in zip(some, pool.map(get, some), strict=True):
-                found[value] = image
-                source.progress(f"images of {split}", len(found), len(hashes))
-            lost = [image for image in found.values() if isinstance(image, Unreachable)]
-            if lost and len(lost) == len(found):
+        for start in (0, *range(FIRST_BLOCK, len(hashes), BLOCK)):
+            block = hashes[start : start + BLOCK if start else FIRST_BLOCK]
+            images = list(pool.map(get, block))
+            lost = [image for image in images if isinstance(image, Unreachable)]
+            if lost and len(lost) == len(images):
                 raise no_network("the images of PixMo-Count", lost[0])
+            found.update(zip(block, images, strict=True))
+            source.progress(f"images of {split}", len(found), len(hashes))
     return found
 
 

@@ -1,0 +1,113 @@
+"""How much of a held-out drop comes back while later skills are taught."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from narrowtune.analysis.estimate import Contrast, Estimate
+from narrowtune.analysis.matrix import contrasts_over, stage_names
+from narrowtune.analysis.pooling import pooled_change
+from narrowtune.analysis.replicates import Run, Runs, finished
+from narrowtune.analysis.steps import held_out_steps
+
+if TYPE_CHECKING:
+    from narrowtune.analysis.resampling import Array
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A clear held-out drop during one stage, and what the stages after it brought back.
+
+    Attributes:
+        stage: The skill during which the held-out mean fell.
+        drop: The change during that stage.
+        regained: The change from after that stage to the end.
+        share: `regained` over the size of `drop`: 1 is all of it, 0 none, negative lost more.
+        low: Lower end of the share's 95 % interval, by bootstrap over samples and runs.
+        high: Upper end.
+    """
+
+    stage: str
+    drop: Estimate
+    regained: Estimate
+    share: float
+    low: float
+    high: float
+
+
+def recoveries(runs: Runs, arm: str) -> tuple[Recovery, ...]:
+    """One entry per skill whose stage made the held-out mean fall clearly, last stages left out.
+
+    Drops whose interval holds 0 have none: a share of noise means nothing. Each drop is measured
+    from the stage before, not from the highest point, so it is not picked for being large; but a
+    stage that came out low by chance is followed by a higher one on average, and the interval does
+    not know that.
+    """
+    done = finished(runs, arm)
+    stages = stage_names(runs[0].record)
+    found = [_recovery([r for r in done if _later(r, stage)], arm, stage) for stage in stages]
+    return tuple(one for one in found if one is not None)
+
+
+def _later(run: Run, stage: str) -> bool:
+    return stage_names(run.record)[-1] != stage
+
+
+def _recovery(runs: Runs, arm: str, stage: str) -> Recovery | None:
+    falls = [_fall(run, arm, stage) for run in runs]
+    rises = [_rise(run, arm, stage) for run in runs]
+    drop, regained = pooled_change(falls), pooled_change(rises)
+    if drop is None or regained is None or drop.verdict != "worse":
+        return None
+    low, high = _interval(runs, falls, rises)
+    return Recovery(stage, drop, regained, regained.value / -drop.value, low, high)
+
+
+def _fall(run: Run, arm: str, stage: str) -> list[Contrast]:
+    names = stage_names(run.record)
+    place = names.index(stage)
+    before = names[place - 1] if place else None
+    return contrasts_over(
+        run.record, run.samples, held_out_steps(run.record, arm, stage, since=before)
+    )
+
+
+def _rise(run: Run, arm: str, stage: str) -> list[Contrast]:
+    end = stage_names(run.record)[-1]
+    return contrasts_over(
+        run.record, run.samples, held_out_steps(run.record, arm, end, since=stage)
+    )
+
+
+def _interval(
+    runs: Runs, falls: list[list[Contrast]], rises: list[list[Contrast]]
+) -> tuple[float, float]:
+    """Unbounded where the answers themselves are not at hand."""
+    if not all(one.differences for run in (*falls, *rises) for one in run):
+        return -math.inf, math.inf
+    import numpy as np
+
+    from narrowtune.analysis.resampling import percentile_interval, resampled_means
+
+    tasks = []
+    for number, one in enumerate(falls[0]):
+        ids = list(one.differences)
+        parts = [(fall[number], rise[number]) for fall, rise in zip(falls, rises, strict=True)]
+        tasks.append((_stack(parts, ids), _clusters(runs[0], one.task, ids)))
+    _, moved = resampled_means(tasks)
+    return percentile_interval(moved[:, 1] / -np.minimum(moved[:, 0], -1e-9))
+
+
+def _stack(parts: list[tuple[Contrast, Contrast]], ids: list[str]) -> Array:
+    """`[samples, runs, 2]`: the fall and the rise of each sample's score in each run."""
+    import numpy as np
+
+    columns = [[[pair[k].differences[i] for k in (0, 1)] for i in ids] for pair in parts]
+    return np.asarray(columns, dtype=float).transpose(1, 0, 2)
+
+
+def _clusters(run: Run, task: str, ids: list[str]) -> list[str]:
+    rows = next(rows for key, rows in run.samples.rows.items() if key[2] == task)
+    return [rows[name].cluster or f"#{place}" for place, name in enumerate(ids)]

@@ -1,0 +1,202 @@
+"""What the replicates of an experiment say together: each quantity over orders and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+
+from narrowtune.analysis.changes import HeldOutChange
+from narrowtune.analysis.estimate import Estimate
+from narrowtune.analysis.matrix import (
+    Step,
+    arm_names,
+    contrasts_over,
+    held_out_names,
+    score_table,
+    stage_names,
+)
+from narrowtune.analysis.pooling import pooled_change
+from narrowtune.analysis.samples import NO_SAMPLES, Samples
+from narrowtune.analysis.steps import (
+    forgetting_steps,
+    from_best_steps,
+    held_out_steps,
+    learning_steps,
+    overall_steps,
+    worst_stage,
+)
+from narrowtune.analysis.summary import ArmLedger, Comparison, arm_ledger
+from narrowtune.record import Record
+
+Steps = Callable[[Record, str], list[Step]]
+Stage = Callable[[Record], str | None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One replicate: its record and its answers; `order` and `seed` tell it from the others."""
+
+    record: Record
+    samples: Samples = NO_SAMPLES
+    order: int = 1
+    seed: int = 0
+
+
+Runs = Sequence[Run]
+
+
+@dataclass(frozen=True)
+class PooledArm:
+    """One arm over the replicates in which it went through all stages.
+
+    Attributes:
+        arm: Its name.
+        runs: How many replicates that are.
+        learning: Each skill right after its own stage, less base; mean over skills.
+        forgetting: Earlier skills at the end, less right after their stage (backward transfer).
+        from_best: Earlier skills at the end, less their best before.
+        overall: All skills at the end, less base.
+        held_out: Held-out tasks at the end, less base.
+        held_out_worst: The same after each replicate's worst stage.
+        learning_by_skill: Learning of each skill.
+        after_skill: Held-out change after each skill, wherever in the order it stood.
+        after_stage: Held-out change after the first, second, ... stage, whatever it taught.
+        seed_spread: Standard deviation of the held-out change between seeds of one order.
+        ledger: Whether everything frozen held, in all replicates.
+    """
+
+    arm: str
+    runs: int
+    learning: Estimate | None
+    forgetting: Estimate | None
+    from_best: Estimate | None
+    overall: Estimate | None
+    held_out: HeldOutChange | None
+    held_out_worst: HeldOutChange | None
+    learning_by_skill: dict[str, Estimate]
+    after_skill: dict[str, HeldOutChange]
+    after_stage: tuple[HeldOutChange, ...]
+    seed_spread: float | None
+    ledger: ArmLedger | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether any replicate took it through all stages."""
+        return self.runs > 0
+
+
+def pool(runs: Runs, arm: str) -> PooledArm:
+    """All quantities of one arm over its finished replicates."""
+    done = finished(runs, arm)
+    skills = stage_names(runs[0].record)
+    after = {skill: _held_out(done, arm, skill, _skill(skill)) for skill in skills}
+    places = range(len(skills))
+    stages = [_held_out(done, arm, str(place + 1), _place(place)) for place in places]
+    learned = {skill: _pooled(done, arm, _only(learning_steps, skill)) for skill in skills}
+    return PooledArm(
+        arm=arm,
+        runs=len(done),
+        learning=_pooled(done, arm, learning_steps),
+        forgetting=_pooled(done, arm, forgetting_steps),
+        from_best=_pooled(done, arm, from_best_steps),
+        overall=_pooled(done, arm, overall_steps),
+        held_out=_held_out(done, arm, "end", _place(-1)),
+        held_out_worst=_held_out(done, arm, "worst", lambda record: worst_stage(record, arm)),
+        learning_by_skill={skill: one for skill, one in learned.items() if one is not None},
+        after_skill={skill: one for skill, one in after.items() if one is not None},
+        after_stage=tuple(one for one in stages if one is not None),
+        seed_spread=seed_spread(done, arm),
+        ledger=_ledger(runs, arm),
+    )
+
+
+def pool_all(runs: Runs) -> tuple[PooledArm, ...]:
+    """Every arm, in the experiment's order."""
+    return tuple(pool(runs, arm) for arm in arm_names(runs[0].record))
+
+
+def compare_pooled(runs: Runs, arm: str, other: str) -> Comparison:
+    """How much more `arm` learned and kept than `other`, replicate by replicate, at the end."""
+    both = [run for run in finished(runs, arm) if run in finished(runs, other)]
+
+    def learned(record: Record, arm: str) -> list[Step]:
+        return [(stage, (other, stage), (arm, stage)) for stage in stage_names(record)]
+
+    def kept(record: Record, arm: str) -> list[Step]:
+        end = stage_names(record)[-1]
+        return [(task, (other, end), (arm, end)) for task in held_out_names(record)]
+
+    return Comparison(arm, other, _pooled(both, arm, learned), _pooled(both, arm, kept))
+
+
+def pooled_against_widest(runs: Runs) -> tuple[Comparison, ...]:
+    """Every arm that trains fewer parameters, against the one that trains most."""
+    sizes = {row.arm: row.trained_numel for run in runs for row in run.record.cost}
+    sizes = {arm: size for arm, size in sizes.items() if finished(runs, arm)}
+    widest = max(sizes, key=lambda arm: sizes[arm], default="")
+    narrow = [arm for arm in arm_names(runs[0].record) if sizes.get(arm, 0) < sizes.get(widest, 0)]
+    return tuple(compare_pooled(runs, arm, widest) for arm in narrow if arm in sizes)
+
+
+def finished(runs: Runs, arm: str) -> list[Run]:
+    """The replicates in which an arm was scored on everything after every stage."""
+    return [run for run in runs if _is_finished(run.record, arm)]
+
+
+def seed_spread(runs: Runs, arm: str) -> float | None:
+    """How far the final held-out change moves between seeds of the same order.
+
+    The root of the mean, over orders, of its variance between seeds: the noise of training again.
+    None where no order has two seeds.
+    """
+    ends: dict[int, list[float]] = {}
+    for run in runs:
+        steps = held_out_steps(run.record, arm, stage_names(run.record)[-1])
+        found = contrasts_over(run.record, run.samples, steps)
+        if found:
+            ends.setdefault(run.order, []).append(fmean(one.value for one in found))
+    spreads = [variance(values) for values in ends.values() if len(values) > 1]
+    return fmean(spreads) ** 0.5 if spreads else None
+
+
+def _is_finished(record: Record, arm: str) -> bool:
+    table, stages = score_table(record), stage_names(record)
+    scored = [spec.name for spec in record.experiment.stages if spec.test is not None]
+    tasks = [*scored, *held_out_names(record)]
+    return all((arm, stage, task) in table for stage in stages for task in tasks)
+
+
+def _pooled(runs: Runs, arm: str, steps: Steps) -> Estimate | None:
+    return pooled_change(
+        [contrasts_over(run.record, run.samples, steps(run.record, arm)) for run in runs]
+    )
+
+
+def _skill(name: str) -> Stage:
+    return lambda record: name
+
+
+def _place(number: int) -> Stage:
+    return lambda record: stage_names(record)[number]
+
+
+def _held_out(runs: Runs, arm: str, name: str, stage: Stage) -> HeldOutChange | None:
+    def steps(record: Record, arm: str) -> list[Step]:
+        where = stage(record)
+        return [] if where is None else held_out_steps(record, arm, where)
+
+    mean = _pooled(runs, arm, steps)
+    return None if mean is None else HeldOutChange(name, mean, mean.times(mean.tasks))
+
+
+def _only(steps: Steps, task: str) -> Steps:
+    return lambda record, arm: [step for step in steps(record, arm) if step[0] == task]
+
+
+def _ledger(runs: Runs, arm: str) -> ArmLedger | None:
+    found = [one for one in (arm_ledger(run.record, arm) for run in runs) if one is not None]
+    if not found:
+        return None
+    changed = tuple(sorted({name for one in found for name in one.changed}))
+    return ArmLedger(all(one.held for one in found), max(one.frozen for one in found), changed)
