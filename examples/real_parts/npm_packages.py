@@ -28,8 +28,8 @@ def archive(package: str, version: str, integrity: str, folder: Path) -> Path:
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         except (OSError, subprocess.CalledProcessError) as error:
             raise SystemExit(
-                f"npm could not fetch {package} {version}: {error}. Fetch {path.name} elsewhere and "
-                "name its folder with --packages."
+                f"npm could not fetch {package} {version}: {error}. Fetch {path.name} elsewhere "
+                "and name its folder with --packages."
             ) from error
     check(path, "sha512", integrity)
     return path

@@ -20,8 +20,8 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
-import siblings  # noqa: F401  (finds rows.py)
 from pictures import (
     CIFAR10,
     FINE,
@@ -35,9 +35,13 @@ from pictures import (
     written,
 )
 from PIL import Image
-from rows import Row, chat, subsample, write
+from siblings import sibling
 
+from narrowtune.data.images import pixel_digest
 from narrowtune.pico import draw
+
+rows_file = sibling("rows")
+Row = dict[str, Any]
 
 NAME_PHOTO = "What does this photo show? Answer with one word."
 NAME_EMOJI = "What does this emoji show? Answer with its name."
@@ -71,12 +75,23 @@ class Album:
         place = Path("images") / f"{identity}.png"
         (self.out / place).parent.mkdir(parents=True, exist_ok=True)
         picture.save(self.out / place)
-        row = chat(identity.replace("/", "-"), f"<image>\n{prompt}", answer, choices=choices)
+        name = identity.replace("/", "-")
+        row: Row = rows_file.chat(name, f"<image>\n{prompt}", answer, choices=choices)
         return row | {"images": [f"../{place}"]}
+
+    def apart(self, train: Sequence[Row], test: Sequence[Row]) -> list[Row]:
+        """The training rows whose picture no test row shows (NLVR holds a few twice)."""
+        shown = {self._digest(row) for row in test}
+        return [row for row in train if self._digest(row) not in shown]
+
+    def _digest(self, row: Row) -> bytes:
+        # A row's path is seen from its file, one folder down.
+        return pixel_digest(self.out / Path(row["images"][0]).relative_to(".."))
 
     def write(self, rows: Sequence[Row], path: str) -> None:
         """A file one folder below the output folder, shuffled by its name."""
-        write(subsample(rows, None, sum(path.encode())), self.out / path)
+        order = rows_file.subsample(rows, None, sum(path.encode()))
+        rows_file.write(order, self.out / path)
 
 
 def photos(album: Album, parts: Path, split: str, count: int) -> list[Row]:
@@ -219,7 +234,7 @@ def prepare(parts: Path, data: Path, out: Path, photo_count: int) -> None:
         "clock": (clocks(album, "train"), clocks(album, "test")),
     }
     for skill, (train, test) in halves.items():
-        album.write(train, f"{skill}/train.jsonl")
+        album.write(album.apart(train, test), f"{skill}/train.jsonl")
         album.write(test, f"{skill}/test.jsonl")
 
 

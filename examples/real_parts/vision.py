@@ -44,7 +44,7 @@ def read(path: Path) -> tuple[Dinov2Model, Any]:
 
 
 def config(state: dict[str, Tensor]) -> Dinov2Config:
-    """DINOv2's config with the sizes that the tensors have; heads are 64 wide, as in all of them."""
+    """DINOv2's config with the sizes that the tensors have; heads are 64 wide, as always."""
     width, _, patch, _ = state["embeddings.patch_embeddings.projection.weight"].shape
     places = state["embeddings.position_embeddings"].shape[1] - 1
     layers = sum(name.endswith("norm1.weight") for name in state)
@@ -98,7 +98,7 @@ def renamed(name: str) -> str:
 
 
 def largest_difference(model: Dinov2Model, graph: Any) -> float:
-    """The furthest that the model's last hidden state lies from the graph's, on one noise picture."""
+    """The furthest that the model's last state lies from the graph's, on one noise picture."""
     from onnx import helper
     from onnx.reference import ReferenceEvaluator
 

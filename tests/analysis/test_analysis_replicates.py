@@ -10,11 +10,11 @@ from narrowtune.analysis import (
     Samples,
     compare_pooled,
     from_best,
+    paired_tests,
     pool,
     pooled_headline,
     pooled_to_dict,
     recoveries,
-    tested_from_base,
 )
 from narrowtune.experiment import ArmSpec, Experiment, ModelSpec, StageSpec, TaskSpec
 from narrowtune.record import BASE, Record, Score
@@ -163,7 +163,7 @@ def test_arms_are_compared_replicate_by_replicate() -> None:
 
 def test_paired_tests_count_flips() -> None:
     run = run_of(FALLS_AND_RECOVERS)
-    found = {one.task: one for one in tested_from_base(run.record, run.samples, ("a", "s3"))}
+    found = {one.task: one for one in paired_tests(run.record, run.samples, ("a", "s3"))}
     h1 = found["h1"]
     assert (h1.lost, h1.gained) == (20, 0)
     assert h1.mcnemar == pytest.approx(2 / 2**20)

@@ -15,7 +15,7 @@ from statsmodels.stats.multitest import multipletests
 
 from narrowtune.analysis.clusters import design_effect
 from narrowtune.analysis.estimate import Contrast, Moments, average_change
-from narrowtune.analysis.pooling import pooled_change
+from narrowtune.analysis.pooling import pooled_change, spread_of_runs
 from narrowtune.analysis.resampling import percentile_interval, resampled_means
 from narrowtune.analysis.significance import holm, mcnemar
 
@@ -132,6 +132,23 @@ def test_runs_that_disagree_widen_the_interval() -> None:
     torn = pooled_change([[contrast([float(x), 0.0] * 50)] for x in (0, 1, 2)])
     assert calm is not None and torn is not None
     assert torn.half_width > 3 * calm.half_width
+
+
+def test_what_differs_between_orders_is_no_error_of_their_mean() -> None:
+    """Two orders far apart, two seeds each that agree: the mean over these orders is sure."""
+    low, high = [0.0] * 80 + [-1.0] * 20, [-1.0] * 80 + [0.0] * 20
+    runs = [[contrast(one)] for one in (low, low, high, high)]
+    fixed, loose = pooled_change(runs, [1, 1, 2, 2]), pooled_change(runs, [1, 2, 3, 4])
+    assert fixed is not None and loose is not None
+    assert fixed.value == loose.value == -0.5
+    assert loose.half_width > 3 * fixed.half_width
+
+
+def test_spread_around_the_mean_of_each_order_by_hand() -> None:
+    # Order 1: 1, 3 around 2; order 2: 10, 12, 14 around 12; one run alone has no spread.
+    spread, freedom = spread_of_runs([1, 3, 10, 12, 14, 99], [1, 1, 2, 2, 2, 3])
+    assert (spread, freedom) == (pytest.approx((1 + 1 + 4 + 4) / 3), 3)
+    assert spread_of_runs([1, 3], [1, 2]) == (pytest.approx(2.0), 1)
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.05, 0.15])

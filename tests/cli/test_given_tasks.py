@@ -47,8 +47,8 @@ def test_file_and_metric(given: str, expected: tuple[str, str]) -> None:
             "test.jsonl:numbr: no metric is called 'numbr': did you mean 'number'",
         ),
         ("gone.jsonl:yes-no", "did you mean 'yes_no'"),
-        ("test.jsonl:", "known: clock, exact"),
-        ("test.jsonl:a b", "known: clock, exact"),
+        ("test.jsonl:", "known: anls, bleu, clock"),
+        ("test.jsonl:a b", "known: anls, bleu, clock"),
         ("odd:name.jsonl:exat", "did you mean 'exact'"),
     ],
 )

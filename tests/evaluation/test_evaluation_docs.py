@@ -28,7 +28,7 @@ def test_every_metric_has_its_section_and_version():
     assert {name: match[2] for name, match in SECTIONS.items()} == {
         name: metric.version for name, metric in METRICS.items()
     }
-    assert len(rows(2)) >= 25 and len(rows(3)) >= 10
+    assert len(rows(2)) >= 35 and len(rows(3)) >= 40
 
 
 @pytest.mark.parametrize(("name", "answer", "read"), rows(2))
@@ -42,7 +42,8 @@ def test_answers_are_read_as_the_page_says(name, answer, read):
 
 @pytest.mark.parametrize(("name", "prediction", "reference", "score"), rows(3))
 def test_answers_score_as_the_page_says(name, prediction, reference, score):
-    assert METRICS[name].score(prediction, [reference]) == float(score)
+    given = METRICS[name].score(prediction, [reference])
+    assert given == pytest.approx(float(score), abs=0.005)
 
 
 def test_the_example_with_known_choices():

@@ -1,4 +1,4 @@
-"""Harness tasks in an experiment: scored at the base and after stages, recorded, resumed, paired."""
+"""Harness tasks in an experiment: scored at base and after stages, recorded, resumed, paired."""
 
 from __future__ import annotations
 
@@ -83,6 +83,12 @@ def test_answers_of_base_and_tuned_are_paired(straight):
             assert score.value == pytest.approx(sum(one.score for one in rows.values()) / n)
 
 
+def test_the_report_shows_them(straight, tmp_path):
+    record, out = straight
+    page = nt.write_html(record, out / "report.html").read_text()
+    assert all(name in page for name in ("own_choice", "two-shot", "see_open"))
+
+
 def test_training_is_the_same_with_and_without_them(straight, make_plan, tmp_path):
     _, out = straight
     nt.run(make_plan(harnesses=False), tmp_path / "bare", options=OPTIONS)
@@ -114,8 +120,7 @@ def test_interrupted_between_harness_tasks_it_goes_on_to_the_same_scores(
         assert (again / path.relative_to(out)).read_bytes() == path.read_bytes()
 
 
-def test_a_run_is_not_resumed_with_other_harness_data(straight, make_plan, lm_tasks):
-    _, out = straight
+def test_a_run_with_other_harness_prompts_is_another_run(make_plan, lm_tasks):
     before = make_plan().digest
     path = lm_tasks / "own_choice.yaml"
     text = path.read_text()

@@ -150,7 +150,9 @@ def test_nothing_of_the_model_or_of_chance_is_disturbed(fresh_llama, llama, lm_t
         return random.random(), np.random.rand(), torch.rand(1).item()
 
     def seed():
-        random.seed(7), np.random.seed(7), torch.manual_seed(7)  # noqa: B018
+        random.seed(7)
+        np.random.seed(7)
+        torch.manual_seed(7)
 
     seed()
     expected = chances()

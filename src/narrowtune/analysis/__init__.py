@@ -38,7 +38,7 @@ from narrowtune.analysis.replicates import (
     pooled_against_widest,
 )
 from narrowtune.analysis.samples import NO_SAMPLES, Sample, Samples
-from narrowtune.analysis.significance import PairedTest, tested_from_base
+from narrowtune.analysis.significance import PairedTest, paired_tests
 from narrowtune.analysis.summary import (
     ArmCost,
     ArmLedger,
@@ -86,6 +86,7 @@ __all__ = [
     "learning",
     "learning_by_stage",
     "overall",
+    "paired_tests",
     "pool",
     "pool_all",
     "pooled_against_widest",
@@ -94,6 +95,5 @@ __all__ = [
     "recoveries",
     "stage_names",
     "summarise",
-    "tested_from_base",
     "to_dict",
 ]

@@ -19,7 +19,7 @@ from narrowtune.analysis.replicates import (
     pooled_against_widest,
 )
 from narrowtune.analysis.samples import NO_SAMPLES, Samples
-from narrowtune.analysis.significance import tested_from_base
+from narrowtune.analysis.significance import paired_tests
 from narrowtune.analysis.summary import ArmSummary, Comparison, against_widest, summarise
 from narrowtune.record import NOISE_FLOOR, Record
 
@@ -109,7 +109,7 @@ def _tests(record: Record, samples: Samples, arm: str) -> list[dict[str, Any]]:
     point = (arm, stage_names(record)[-1])
     return [
         asdict(one) | {"change": _estimate(one.change)}
-        for one in tested_from_base(record, samples, point)
+        for one in paired_tests(record, samples, point)
     ]
 
 

@@ -58,7 +58,8 @@ def _later(run: Run, stage: str) -> bool:
 def _recovery(runs: Runs, arm: str, stage: str) -> Recovery | None:
     falls = [_fall(run, arm, stage) for run in runs]
     rises = [_rise(run, arm, stage) for run in runs]
-    drop, regained = pooled_change(falls), pooled_change(rises)
+    orders = [run.order for run in runs]
+    drop, regained = pooled_change(falls, orders), pooled_change(rises, orders)
     if drop is None or regained is None or drop.verdict != "worse":
         return None
     low, high = _interval(runs, falls, rises)
@@ -96,7 +97,7 @@ def _interval(
         ids = list(one.differences)
         parts = [(fall[number], rise[number]) for fall, rise in zip(falls, rises, strict=True)]
         tasks.append((_stack(parts, ids), _clusters(runs[0], one.task, ids)))
-    _, moved = resampled_means(tasks)
+    _, moved = resampled_means(tasks, [run.order for run in runs])
     return percentile_interval(moved[:, 1] / -np.minimum(moved[:, 0], -1e-9))
 
 

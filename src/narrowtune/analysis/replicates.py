@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
+from statistics import fmean
 
 from narrowtune.analysis.changes import HeldOutChange
 from narrowtune.analysis.estimate import Estimate
@@ -16,7 +16,7 @@ from narrowtune.analysis.matrix import (
     score_table,
     stage_names,
 )
-from narrowtune.analysis.pooling import pooled_change
+from narrowtune.analysis.pooling import pooled_change, spread_of_runs
 from narrowtune.analysis.samples import NO_SAMPLES, Samples
 from narrowtune.analysis.steps import (
     forgetting_steps,
@@ -147,17 +147,19 @@ def finished(runs: Runs, arm: str) -> list[Run]:
 def seed_spread(runs: Runs, arm: str) -> float | None:
     """How far the final held-out change moves between seeds of the same order.
 
-    The root of the mean, over orders, of its variance between seeds: the noise of training again.
-    None where no order has two seeds.
+    Its standard deviation around the order's mean: the noise of training again. None where no
+    order has two seeds.
     """
-    ends: dict[int, list[float]] = {}
+    ends: list[tuple[int, float]] = []
     for run in runs:
         steps = held_out_steps(run.record, arm, stage_names(run.record)[-1])
         found = contrasts_over(run.record, run.samples, steps)
         if found:
-            ends.setdefault(run.order, []).append(fmean(one.value for one in found))
-    spreads = [variance(values) for values in ends.values() if len(values) > 1]
-    return fmean(spreads) ** 0.5 if spreads else None
+            ends.append((run.order, fmean(one.value for one in found)))
+    if len({order for order, _ in ends}) == len(ends):
+        return None
+    spread, _ = spread_of_runs([value for _, value in ends], [order for order, _ in ends])
+    return float(spread**0.5)
 
 
 def _is_finished(record: Record, arm: str) -> bool:
@@ -169,7 +171,8 @@ def _is_finished(record: Record, arm: str) -> bool:
 
 def _pooled(runs: Runs, arm: str, steps: Steps) -> Estimate | None:
     return pooled_change(
-        [contrasts_over(run.record, run.samples, steps(run.record, arm)) for run in runs]
+        [contrasts_over(run.record, run.samples, steps(run.record, arm)) for run in runs],
+        [run.order for run in runs],
     )
 
 

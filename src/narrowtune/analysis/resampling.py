@@ -15,23 +15,26 @@ Array = NDArray[np.float64]
 
 
 def resampled_means(
-    tasks: Sequence[tuple[Array, Sequence[str]]], draws: int = DRAWS
+    tasks: Sequence[tuple[Array, Sequence[str]]],
+    orders: Sequence[int] = (1,),
+    draws: int = DRAWS,
 ) -> tuple[Array, Array]:
     """Means over samples, runs and tasks, as they are and as resampling moves them.
 
     Samples are drawn within each task by whole clusters (Efron & Tibshirani 1993, chapter 8, for
-    structured data), runs independently of them (Owen 2007), tasks not at all.
+    structured data), runs within their order and independently of samples (Owen 2007), tasks not at
+    all. Where no order has two runs, runs are drawn across orders.
 
     Args:
         tasks: For each task, values `[samples, runs, quantities]` and each sample's cluster.
+        orders: The order that each run went in.
         draws: How many resamples.
 
     Returns:
         The means `[quantities]` and the resampled means `[draws, quantities]`.
     """
     chance = np.random.default_rng(_SEED)
-    runs = tasks[0][0].shape[1]
-    over_runs = chance.multinomial(runs, np.full(runs, 1 / runs), size=draws) / runs
+    over_runs = _weights_of_runs(orders, chance, draws)  # [draws, runs]
     plain, moved = [], []
     for values, clusters in tasks:
         per_run = _by_clusters(values, clusters, chance, draws)  # [draws, runs, quantities]
@@ -44,6 +47,18 @@ def percentile_interval(moved: Array) -> tuple[float, float]:
     """The 2.5 and 97.5 % quantiles."""
     low, high = np.quantile(moved, (0.025, 0.975))
     return float(low), float(high)
+
+
+def _weights_of_runs(orders: Sequence[int], chance: np.random.Generator, draws: int) -> Array:
+    groups = np.asarray(orders)
+    if len(set(orders)) == len(orders):
+        groups = np.zeros(len(orders))
+    weights = np.zeros((draws, len(orders)))
+    for group in np.unique(groups):
+        (members,) = np.nonzero(groups == group)
+        size = len(members)
+        weights[:, members] = chance.multinomial(size, np.full(size, 1 / size), size=draws)
+    return weights / len(orders)
 
 
 def _by_clusters(

@@ -57,7 +57,7 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def tested_from_base(
+def paired_tests(
     record: Record, samples: Samples, point: Point, tasks: Iterable[str] | None = None
 ) -> list[PairedTest]:
     """Every task's test of the model `point` against base, those without samples left out."""

@@ -57,6 +57,9 @@ DeltaOption = Annotated[
     list[Path] | None,
     typer.Option("--delta", help="A delta to put on the model; repeatable, stages in their order."),
 ]
+IncludeOption = Annotated[
+    Path | None, typer.Option(help="Folder with harness task files of your own.")
+]
 AlphaOption = Annotated[float, typer.Option("--alpha", help="Share of the (last) delta.")]
 OutOption = Annotated[
     Path | None,
@@ -71,9 +74,7 @@ def eval_command(
     scoring: ScoringOption = "generate",
     limit: Annotated[int | None, typer.Option(min=1, help="Read only so many rows.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder that image paths start from.")] = None,
-    include_path: Annotated[
-        Path | None, typer.Option(help="Folder with harness task files of your own.")
-    ] = None,
+    include_path: IncludeOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples answered at once.")] = 64,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
     revision: Annotated[str | None, typer.Option(help="Commit of a hub model.")] = None,
@@ -106,9 +107,7 @@ def eval_command(
         {"limit": limit, "image_root": images},
         include_path,
     )
-    about: dict[str, Any] = {"model": model}
-    if delta:
-        about |= {"delta": [str(path) for path in delta], "alpha": alpha}
+    about: dict[str, Any] = {"model": model} | _about_delta(delta, alpha)
     rows: list[dict[str, Any]] = []
     weights = load(
         model,
@@ -127,6 +126,10 @@ def eval_command(
         typer.echo(json_module.dumps(about | {"scores": rows}, indent=1))
     else:
         _print_table(rows)
+
+
+def _about_delta(delta: list[Path] | None, alpha: float) -> dict[str, Any]:
+    return {"delta": [str(path) for path in delta], "alpha": alpha} if delta else {}
 
 
 def _prepare(

@@ -20,9 +20,9 @@ from narrowtune.analysis import (
     headline,
     held_out_average,
     held_out_names,
+    paired_tests,
     stage_names,
     summarise,
-    tested_from_base,
 )
 from narrowtune.record import BASE, NOISE_FLOOR, Record
 from narrowtune.report.examples import changed_answers
@@ -113,7 +113,7 @@ def _tests(
 ) -> list[tuple[str, PairedTest]]:
     end = stage_names(record)[-1]
     return [
-        (row.arm, one) for row in rows for one in tested_from_base(record, samples, (row.arm, end))
+        (row.arm, one) for row in rows for one in paired_tests(record, samples, (row.arm, end))
     ]
 
 

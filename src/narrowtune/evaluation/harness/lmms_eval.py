@@ -236,7 +236,11 @@ def _rehearse(task: Any, count: int) -> Judged:
     from narrowtune.evaluation.harness.lmms_eval_model import Rehearsal
 
     docs = task.eval_docs_no_media
-    expected = {number: str(task.doc_to_target(docs[number])) for number in range(count)}
+    targets = {number: task.doc_to_target(docs[number]) for number in range(count)}
+    expected = {
+        number: str(target[0] if isinstance(target, list) and target else target)
+        for number, target in targets.items()
+    }
     without_media = SimpleNamespace(process_with_media=False)
     return judged(task, Rehearsal(expected), count, cli_args=without_media)
 

@@ -23,7 +23,8 @@ what's what've when's where'd where's where've who'd who'd've who'll who's who'v
 why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're
 you've
 """
-# The source's table gives each of them with one apostrophe missing.
+# The source's table: each of them with one apostrophe missing. (It has somebody'd the other way
+# round, which joins the same two spellings.)
 _MISSPELT = {
     word[:at] + word[at + 1 :]: word
     for word in _CONTRACTIONS.split()
