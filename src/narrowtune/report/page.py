@@ -112,9 +112,7 @@ def _tests(
     record: Record, rows: Sequence[ArmSummary], samples: Samples
 ) -> list[tuple[str, PairedTest]]:
     end = stage_names(record)[-1]
-    return [
-        (row.arm, one) for row in rows for one in paired_tests(record, samples, (row.arm, end))
-    ]
+    return [(row.arm, one) for row in rows for one in paired_tests(record, samples, (row.arm, end))]
 
 
 def _cells(matrices: Sequence[Matrix]) -> list[tuple[str, Cell]]:
