@@ -76,7 +76,9 @@ def _test(record: Record, samples: Samples, point: Point, task: str) -> PairedTe
     sign = 1.0 if score_table(record)[*point, task].higher_is_better else -1.0
     moved = [sign * (after.part - before.part) for before, after in pairs]
     clusters = [before.cluster or f"#{i}" for i, (before, _) in enumerate(pairs)]
-    lost, gained = sum(x < 0 for x in moved), sum(x > 0 for x in moved)
+    # Contributions to a corpus score all move when one answer does; scores move alone.
+    turned = [sign * (after.score - before.score) for before, after in pairs]
+    lost, gained = sum(x < 0 for x in turned), sum(x > 0 for x in turned)
     p = mcnemar(lost, gained)
     return PairedTest(task, change, _bootstrap(moved, clusters), lost, gained, p, p)
 
