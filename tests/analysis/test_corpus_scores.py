@@ -1,4 +1,4 @@
-"""A task whose value is no mean of scores (BLEU): changes rest on contributions, flips on scores."""
+"""A task whose value is no mean of scores (BLEU): changes by contributions, flips by scores."""
 
 from __future__ import annotations
 
