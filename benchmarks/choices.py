@@ -11,9 +11,9 @@ import statistics
 import time
 from collections.abc import Callable
 
-import torch
 from torch import nn
 
+from benchmarks.models import qwen2
 from benchmarks.timing import Timing
 from narrowtune.data.encoding import Encoded
 from narrowtune.data.example import Example, Message, TextPart
@@ -27,22 +27,6 @@ PROMPT_TOKENS, CHOICE_TOKENS = (300, 500), (4, 12)
 VOCABULARY = 8192
 
 Totals = Callable[[nn.Module, Questions], list[float]]
-
-
-def build_model() -> nn.Module:
-    """A Qwen2 of 512 wide and 8 layers."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-    )
-    return Qwen2ForCausalLM(config)
 
 
 def build_questions() -> Questions:
@@ -78,7 +62,7 @@ def _timed(run: Callable[[], list[float]], timing: Timing) -> list[float]:
 
 def main() -> None:
     """Print choices per second, the speed-up taken side by side, and the largest difference."""
-    model, questions = build_model(), build_questions()
+    model, questions = qwen2(VOCABULARY, tied=False), build_questions()
     ways: dict[str, Totals] = {
         "whole sequences": whole_totals,
         "prompt read once": shared_totals,

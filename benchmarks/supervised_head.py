@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.models import qwen2
 from benchmarks.timing import Timing, timed_step
 from narrowtune.anatomy import Anatomy
 from narrowtune.data.batching import Batch
@@ -21,23 +22,6 @@ from narrowtune.training.loop import answer_loss
 VOCABULARY, ROWS, TOKENS, ANSWER = 151_936, 2, 288, 4
 RECIPES = ("language", "attention", "gate-up")
 ROUNDS = 3
-
-
-def build_model() -> nn.Module:
-    """A Qwen2 of 512 wide and 8 layers with the family's whole vocabulary, head tied."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
-    return Qwen2ForCausalLM(config).train()
 
 
 def build_batch() -> Batch:
@@ -58,7 +42,7 @@ def full_logits_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 def main() -> None:
     """Print wall and CPU seconds per step, and ratios taken side by side."""
-    model, batch = build_model(), build_batch()
+    model, batch = qwen2(VOCABULARY, tied=True).train(), build_batch()
     anatomy = Anatomy.of(model)
     variants = [(recipe, "full", full_logits_loss) for recipe in RECIPES]
     variants += [(recipe, "supervised", answer_loss) for recipe in RECIPES]

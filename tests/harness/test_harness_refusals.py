@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from functools import partial
 
@@ -206,3 +207,21 @@ def test_a_hub_that_answers_is_there(monkeypatch):
     assert hub.reachable(f"http://127.0.0.1:{server.server_port}")
     server.server_close()
     assert not hub.reachable(f"http://127.0.0.1:{server.server_port}/closed")
+
+
+@pytest.mark.parametrize("task", ["own_choice", "own_open"])
+def test_what_lm_eval_would_cut_is_refused(llama, lm_tasks, task):
+    """One position less than the longest request takes is told; exactly as many is enough."""
+    few = 20 if task == "own_choice" else 5
+    asked = Asked("lm-eval", task, include_path=lm_tasks, max_new_tokens=None if few == 20 else 4)
+    tight = copy.copy(llama.processing)
+    tight.max_length = few
+    with pytest.raises(InputError, match="requests do not fit") as told:
+        open_task(asked, tight)
+    assert "lm-eval would cut" in str(told.value) and f"the {few} positions" in str(told.value)
+    longest = int(str(told.value).split("the longest takes ")[1].split(";")[0])
+    tight.max_length = longest - 1
+    with pytest.raises(InputError, match="requests do not fit"):
+        open_task(asked, tight)
+    tight.max_length = longest
+    assert open_task(asked, tight).size == 12

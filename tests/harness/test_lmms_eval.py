@@ -6,6 +6,7 @@ import json
 
 import pytest
 from harness_tasks import rows
+from PIL import ImageFile
 
 from narrowtune.data.example import Example, ImagePart, Message, TextPart
 from narrowtune.evaluation import evaluate
@@ -89,3 +90,12 @@ def test_other_pictures_are_another_task(pico, lmms_tasks, tmp_path):
     assert sha() == before
     Image.new("RGB", (84, 84)).save(folder / "1.png")
     assert sha() != before
+
+
+def test_a_truncated_picture_is_still_one(pico, lmms_tasks):
+    """lmms-eval lets Pillow take half a picture for a whole one, in all of the process."""
+    open_task(Asked("lmms-eval", "see_open", include_path=lmms_tasks), pico.processing)
+    import lmms_eval.api.task
+
+    assert lmms_eval.api.task is not None
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES

@@ -18,6 +18,7 @@ from narrowtune.analysis.steps import (
     from_best_steps,
     held_out_steps,
     overall_steps,
+    worst_stage,
 )
 from narrowtune.record import BASE, Record
 
@@ -124,8 +125,8 @@ def held_out_worst(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> H
 
     A minimum over stages is low by selection; its interval is that of the stage alone.
     """
-    stages = held_out_by_stage(record, arm, samples).values()
-    return min(stages, key=lambda change: change.mean.value, default=None)
+    stage = worst_stage(record, arm)
+    return None if stage is None else held_out_change(record, arm, stage, samples)
 
 
 def held_out_average(record: Record, arm: str, stage: str) -> Estimate | None:

@@ -22,6 +22,8 @@ from narrowtune.analysis.steps import (
     forgetting_steps,
     from_best_steps,
     held_out_steps,
+    kept_more_steps,
+    learned_more_steps,
     learning_steps,
     overall_steps,
     worst_stage,
@@ -120,14 +122,12 @@ def compare_pooled(runs: Runs, arm: str, other: str) -> Comparison:
     """How much more `arm` learned and kept than `other`, replicate by replicate, at the end."""
     both = [run for run in finished(runs, arm) if run in finished(runs, other)]
 
-    def learned(record: Record, arm: str) -> list[Step]:
-        return [(stage, (other, stage), (arm, stage)) for stage in stage_names(record)]
-
-    def kept(record: Record, arm: str) -> list[Step]:
-        end = stage_names(record)[-1]
-        return [(task, (other, end), (arm, end)) for task in held_out_names(record)]
-
-    return Comparison(arm, other, _pooled(both, arm, learned), _pooled(both, arm, kept))
+    return Comparison(
+        arm,
+        other,
+        _pooled(both, arm, lambda record, arm: learned_more_steps(record, arm, other)),
+        _pooled(both, arm, lambda record, arm: kept_more_steps(record, arm, other)),
+    )
 
 
 def pooled_against_widest(runs: Runs) -> tuple[Comparison, ...]:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from narrowtune.analysis.matrix import BASE_POINT, Step, held_out_names, score_table, stage_names
-from narrowtune.analysis.samples import Point
+from statistics import fmean
+
+from narrowtune.analysis.matrix import (
+    BASE_POINT,
+    Step,
+    contrasts_over,
+    held_out_names,
+    score_table,
+    stage_names,
+)
+from narrowtune.analysis.samples import NO_SAMPLES, Point
 from narrowtune.record import Record
 
 
@@ -36,14 +45,23 @@ def from_best_steps(record: Record, arm: str) -> list[Step]:
     return [(task, _best(record, arm, task), (arm, last)) for task in earlier]
 
 
+def learned_more_steps(record: Record, arm: str, other: str) -> list[Step]:
+    """Every target right after its own stage, from `other` to `arm`."""
+    return [(stage, (other, stage), (arm, stage)) for stage in stage_names(record)]
+
+
+def kept_more_steps(record: Record, arm: str, other: str) -> list[Step]:
+    """Every held-out task at the end, from `other` to `arm`."""
+    end = stage_names(record)[-1]
+    return [(task, (other, end), (arm, end)) for task in held_out_names(record)]
+
+
 def worst_stage(record: Record, arm: str) -> str | None:
     """The stage after which the mean held-out change is lowest; None before any is scored whole."""
     means = {}
     for stage in stage_names(record):
-        changes = [_change(record, step) for step in held_out_steps(record, arm, stage)]
-        known = [change for change in changes if change is not None]
-        if changes and len(known) == len(changes):
-            means[stage] = sum(known) / len(known)
+        if found := contrasts_over(record, NO_SAMPLES, held_out_steps(record, arm, stage)):
+            means[stage] = fmean(one.value for one in found)
     return min(means, key=lambda stage: means[stage], default=None)
 
 
@@ -56,11 +74,3 @@ def _best(record: Record, arm: str, task: str) -> Point:
         return BASE_POINT
     up = next(iter(scored.values())).higher_is_better
     return max(reversed(scored), key=lambda point: scored[point].value * (1 if up else -1))
-
-
-def _change(record: Record, step: Step) -> float | None:
-    table, (task, before, after) = score_table(record), step
-    old, new = table.get((*before, task)), table.get((*after, task))
-    if old is None or new is None:
-        return None
-    return (new.value - old.value) * (1 if new.higher_is_better else -1)

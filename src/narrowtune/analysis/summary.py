@@ -19,6 +19,7 @@ from narrowtune.analysis.changes import (
 from narrowtune.analysis.estimate import Estimate
 from narrowtune.analysis.matrix import arm_names, change_over, held_out_names, stage_names
 from narrowtune.analysis.samples import NO_SAMPLES, Samples
+from narrowtune.analysis.steps import kept_more_steps, learned_more_steps
 from narrowtune.record import Record
 
 Verdict = Literal["ahead", "traded", "not ahead"]
@@ -118,10 +119,8 @@ def summarise_arm(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> Ar
 
 def compare_arms(record: Record, arm: str, other: str, samples: Samples = NO_SAMPLES) -> Comparison:
     """How much more `arm` learned and kept than `other`, both after the last stage."""
-    stages = stage_names(record)
-    learned = change_over(record, samples, [(s, (other, s), (arm, s)) for s in stages])
-    ends = (other, stages[-1]), (arm, stages[-1])
-    kept = change_over(record, samples, [(task, *ends) for task in held_out_names(record)])
+    learned = change_over(record, samples, learned_more_steps(record, arm, other))
+    kept = change_over(record, samples, kept_more_steps(record, arm, other))
     return Comparison(arm, other, learned, kept)
 
 

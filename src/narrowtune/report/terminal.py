@@ -76,14 +76,14 @@ def print_pooled(record: Record, runs: Runs, console: Console) -> None:
     if record.status != "complete":
         console.print(Text(f"Not complete: {record.status}. {record.error or ''}", style="red"))
     console.print(Text(pooled_headline(record, runs)))
-    table = _table("Learned and kept, over replicates", "arm")
-    for name in ("runs", "learning", "held-out end", "held-out worst", "forgetting"):
+    table = _table("Learned and kept, over replicates", "arm (replicates)")
+    for name in ("learning", "held-out end", "held-out worst", "forgetting"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         kept, worst = row.held_out, row.held_out_worst
         means = (one.mean if one else None for one in (kept, worst))
         changes = (row.learning, *means, row.forgetting)
-        table.add_row(Text(row.arm), str(row.runs), *(_change(one) for one in changes))
+        table.add_row(Text(f"{row.arm} ({row.runs})"), *(_change(one) for one in changes))
     console.print(table)
     console.print(_after_skills(record, rows))
     console.print(Text(POOLED_LEGEND, style="dim"))

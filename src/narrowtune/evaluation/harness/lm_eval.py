@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from narrowtune.errors import InputError, nearest
 from narrowtune.evaluation.harness.asked import Asked
 from narrowtune.evaluation.harness.failure import built
+from narrowtune.evaluation.harness.lengths import check_lengths
 from narrowtune.evaluation.harness.metric import Headline, headline
 from narrowtune.evaluation.harness.requests import digest_of
 from narrowtune.evaluation.harness.task import HarnessTask, Rows, version
@@ -191,6 +192,12 @@ def _requests(asked: Asked, processing: Processing, name: str, task: Any) -> Any
             chat_template=partial(in_template, processing) if asked.chat_template else None,
             fewshot_as_multiturn=asked.chat_template,
         )
+    check_lengths(
+        f"{asked.harness}:{name}",
+        processing,
+        [(one.request_type, one.arguments) for one in task.instances],
+        LONGEST,
+    )
     return [
         [name, one.doc_id, one.request_type, one.arguments, task.doc_to_target(one.doc)]
         for one in task.instances

@@ -21,6 +21,7 @@ from narrowtune.evaluation.harness.lmms_eval_rows import Judged, headline_of, ro
 from narrowtune.evaluation.harness.metric import Headline
 from narrowtune.evaluation.harness.requests import digest_of
 from narrowtune.evaluation.harness.task import HarnessTask, Rows, version
+from narrowtune.evaluation.harness.undisturbed import pillow_kept
 from narrowtune.evaluation.tasks import How, PreparedTask, prepare
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ def _manager_for(asked: Asked) -> Any:
 @lru_cache(maxsize=4)  # reading lmms-eval's 2,000 task files takes seconds
 def _manager(include_path: Path | None, defaults: bool) -> Any:
     with quiet():
-        from lmms_eval.tasks import TaskManager
+        with pillow_kept():
+            from lmms_eval.tasks import TaskManager
 
         return TaskManager(
             include_path=str(include_path) if include_path else None, include_defaults=defaults

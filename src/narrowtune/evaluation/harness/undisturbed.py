@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import ImageFile
 from torch import nn
 
 from narrowtune.evaluation.generation import evaluating
@@ -40,6 +41,16 @@ def own_random_numbers() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(array)
+
+
+@contextmanager
+def pillow_kept() -> Iterator[None]:
+    """Pillow's word on truncated images as it was: importing lmms-eval lets them pass for whole."""
+    own = ImageFile.LOAD_TRUNCATED_IMAGES
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = own
 
 
 @contextmanager
