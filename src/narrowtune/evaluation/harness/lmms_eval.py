@@ -160,8 +160,7 @@ def _manager_for(asked: Asked) -> Any:
 @lru_cache(maxsize=4)  # reading lmms-eval's 2,000 task files takes seconds
 def _manager(include_path: Path | None, defaults: bool) -> Any:
     with quiet():
-        with pillow_kept():
-            from lmms_eval.tasks import TaskManager
+        from lmms_eval.tasks import TaskManager
 
         return TaskManager(
             include_path=str(include_path) if include_path else None, include_defaults=defaults
@@ -285,11 +284,12 @@ def judged(task: Any, model: Any, limit: int, **more: Any) -> Judged:
 def quiet() -> Iterator[None]:
     """Without progress bars and notes; what goes wrong is raised.
 
-    When first imported, lmms-eval sends its notes to standard output, which is for results.
+    When first imported, lmms-eval sends its notes to standard output, which is for results, and
+    changes a setting of Pillow.
     """
     from loguru import logger
 
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), pillow_kept():
         import lmms_eval.evaluator  # noqa: F401
     logger.disable("lmms_eval")
     with redirect_stderr(StringIO()), redirect_stdout(StringIO()):
