@@ -18,6 +18,7 @@ from narrowtune.analysis.changes import (
 )
 from narrowtune.analysis.estimate import Estimate
 from narrowtune.analysis.export import pooled_to_dict, to_dict
+from narrowtune.analysis.forms import FormShift, form_shifts
 from narrowtune.analysis.headline import headline, pooled_headline
 from narrowtune.analysis.matrix import (
     Cell,
@@ -59,6 +60,7 @@ __all__ = [
     "Estimate",
     "Flip",
     "Flips",
+    "FormShift",
     "HeldOutChange",
     "Matrix",
     "PairedTest",
@@ -75,6 +77,7 @@ __all__ = [
     "compare_pooled",
     "flips",
     "forgetting",
+    "form_shifts",
     "from_best",
     "headline",
     "held_out_average",

@@ -8,6 +8,7 @@ from typing import Any
 
 from narrowtune.analysis.changes import HeldOutChange, from_best
 from narrowtune.analysis.estimate import Estimate
+from narrowtune.analysis.forms import form_shifts
 from narrowtune.analysis.headline import headline, pooled_headline
 from narrowtune.analysis.matrix import stage_names
 from narrowtune.analysis.recovery import recoveries
@@ -39,6 +40,7 @@ def to_dict(record: Record, samples: Samples = NO_SAMPLES) -> dict[str, Any]:
             | {
                 "from_best": _estimate(from_best(record, row.arm, samples)),
                 "recovery": _recovery([Run(record, samples)], row.arm),
+                "answer_forms": _forms([Run(record, samples)], row.arm),
                 "tests": _tests(record, samples, row.arm),
             }
             for row in rows
@@ -80,6 +82,7 @@ def _pooled(row: PooledArm, runs: Runs) -> dict[str, Any]:
         "held_out_after_skill": {s: _held_out(one) for s, one in row.after_skill.items()},
         "held_out_after_stage": [_held_out(one) for one in row.after_stage],
         "recovery": _recovery(runs, row.arm),
+        "answer_forms": _forms(runs, row.arm),
         "seed_spread": row.seed_spread,
         "ledger": asdict(row.ledger) if row.ledger is not None else None,
     }
@@ -97,6 +100,10 @@ def _recovery(runs: Runs, arm: str) -> list[dict[str, Any]]:
         }
         for one in recoveries(runs, arm)
     ]
+
+
+def _forms(runs: Runs, arm: str) -> list[dict[str, Any]]:
+    return [asdict(one) | {"share": _estimate(one.share)} for one in form_shifts(runs, arm)]
 
 
 def finite(value: float) -> float | None:

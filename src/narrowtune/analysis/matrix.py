@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from narrowtune.analysis.clusters import design_effect
 from narrowtune.analysis.estimate import Contrast, Estimate, Moments, average_change, average_score
-from narrowtune.analysis.samples import NO_SAMPLES, Point, Samples
+from narrowtune.analysis.samples import NO_SAMPLES, Point, Sample, Samples
 from narrowtune.record import BASE, Record, Score
 
 BASE_POINT: Point = (BASE, BASE)
@@ -85,16 +86,24 @@ def contrast(
     if pairs is not None:
         scores = [(a.part, b.part) for a, b in pairs]
         if _agrees(old, [a for a, _ in scores]) and _agrees(new, [b for _, b in scores]):
-            differences = [b - a for a, b in scores]
-            clusters = [a.cluster or f"#{number}" for number, (a, _) in enumerate(pairs)]
-            return Contrast(
-                new.value - old.value,
-                (Moments.of(differences),),
-                task,
-                design_effect(differences, clusters),
-                {a.id: d for (a, _), d in zip(pairs, differences, strict=True)},
-            )
+            moved = paired_contrast(task, pairs, lambda sample: sample.part)
+            return replace(moved, value=new.value - old.value)
     return Contrast(new.value - old.value, (Moments.of_score(new), Moments.of_score(old)), task)
+
+
+def paired_contrast(
+    task: str, pairs: Sequence[tuple[Sample, Sample]], of: Callable[[Sample], float]
+) -> Contrast:
+    """How the mean of something that each answer has moved, over the same samples."""
+    differences = [of(b) - of(a) for a, b in pairs]
+    clusters = [a.cluster or f"#{number}" for number, (a, _) in enumerate(pairs)]
+    return Contrast(
+        math.fsum(differences) / len(differences),
+        (Moments.of(differences),),
+        task,
+        design_effect(differences, clusters),
+        {a.id: d for (a, _), d in zip(pairs, differences, strict=True)},
+    )
 
 
 def change_over(record: Record, samples: Samples, steps: Iterable[Step]) -> Estimate | None:

@@ -14,9 +14,11 @@ from narrowtune.analysis import (
     Cell,
     Matrix,
     PairedTest,
+    Run,
     Samples,
     accuracy_matrix,
     against_widest,
+    form_shifts,
     headline,
     held_out_average,
     held_out_names,
@@ -68,6 +70,9 @@ def page_values(record: Record, samples: Samples) -> dict[str, Any]:
         "comparisons": against_widest(record, rows, samples),
         "costs": _cost_bars(rows),
         "examples": changed_answers(record, samples),
+        "forms": [
+            (row.arm, one) for row in rows for one in form_shifts([Run(record, samples)], row.arm)
+        ],
         "tests": _tests(record, rows, samples),
         "noise": [row for row in record.readings if row.get("probe") == NOISE_FLOOR],
         "losses": [stage for stage in stage_names(record) if f"loss-{stage}" in figures],
