@@ -17,7 +17,7 @@ from narrowtune.analysis.changes import (
     overall,
 )
 from narrowtune.analysis.estimate import Estimate
-from narrowtune.analysis.export import pooled_to_dict, to_dict
+from narrowtune.analysis.export import pooled_to_dict, to_dict, together_to_dict
 from narrowtune.analysis.forms import FormShift, form_shifts
 from narrowtune.analysis.headline import headline, pooled_headline
 from narrowtune.analysis.matrix import (
@@ -99,4 +99,5 @@ __all__ = [
     "stage_names",
     "summarise",
     "to_dict",
+    "together_to_dict",
 ]

@@ -52,6 +52,17 @@ def to_dict(record: Record, samples: Samples = NO_SAMPLES) -> dict[str, Any]:
 
 def pooled_to_dict(record: Record, runs: Runs) -> dict[str, Any]:
     """Headline, every arm over all replicates, comparisons, and each replicate on its own."""
+    return together_to_dict(record, runs) | {
+        "replicates": [
+            {"order": list(stage_names(run.record)), "seed": run.seed}
+            | to_dict(run.record, run.samples)
+            for run in runs
+        ],
+    }
+
+
+def together_to_dict(record: Record, runs: Runs) -> dict[str, Any]:
+    """What the replicates say together, without each one's own analysis."""
     return {
         "status": record.status,
         "digest": record.digest,
@@ -59,11 +70,6 @@ def pooled_to_dict(record: Record, runs: Runs) -> dict[str, Any]:
         "arms": [_pooled(row, runs) for row in (pool_all(runs) if runs else ())],
         "against_widest": [
             _comparison(one) for one in (pooled_against_widest(runs) if runs else ())
-        ],
-        "replicates": [
-            {"order": list(stage_names(run.record)), "seed": run.seed}
-            | to_dict(run.record, run.samples)
-            for run in runs
         ],
     }
 

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from narrowtune.analysis.estimate import Contrast, Estimate
@@ -38,6 +39,7 @@ PATTERNS: tuple[tuple[Form, re.Pattern[str]], ...] = (
 )
 
 
+@lru_cache(maxsize=65536)  # answers repeat
 def form_of(answer: str) -> Form:
     """The form of a whole answer, case and a last stop or comma aside.
 

@@ -1,0 +1,207 @@
+"""The page of results: prose by hand, every table from the analysis of a finished run.
+
+    python docs/results.py NAME RUN     # analyse a repeated run's folder into results/NAME.json
+    python docs/build.py results.md     # write the tables anew (also in `make docs`)
+
+A table stands between `<!-- table: NAME KIND -->` and `<!-- end -->`. The JSON files are what
+`narrowtune report RUN --json` prints of all replicates together, rounded to five digits.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+MARK = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+Analysis = dict[str, Any]
+
+
+def results_page() -> str:
+    """The page with all of its tables written anew."""
+    return MARK.sub(_table, (HERE / "results.md").read_text(encoding="utf-8"))
+
+
+def _table(found: re.Match[str]) -> str:
+    opening, name, kind, end = found.groups()
+    analysis = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return f"{opening}\n{TABLES[kind](analysis)}\n{end}"
+
+
+def summary(analysis: Analysis) -> str:
+    """What every arm learned and kept."""
+    heads = (
+        "arm", "trains", "runs", "learning", "held-out, end", "held-out, worst",
+        "forgetting of skills", "skills, end", "seed noise",
+    )  # fmt: skip
+    rows = [
+        (
+            arm["arm"],
+            f"{100 * arm['trained']:.1f} %",
+            str(arm["runs"]),
+            change(arm["learning"]),
+            change(arm["held_out"]["mean"]),
+            change(arm["held_out_worst"]["mean"]),
+            change(arm["forgetting"]),
+            change(arm["overall"]),
+            "-" if arm["seed_spread"] is None else f"±{100 * arm['seed_spread']:.1f}",
+        )
+        for arm in analysis["arms"]
+    ]
+    return table(heads, rows)
+
+
+def after_skill(analysis: Analysis) -> str:
+    """The held-out change right after each skill, wherever in the order it stood."""
+    skills = list(analysis["arms"][0]["held_out_after_skill"])
+    rows = [
+        (arm["arm"], *(change(arm["held_out_after_skill"][skill]["mean"]) for skill in skills))
+        for arm in analysis["arms"]
+    ]
+    return table(("arm", *skills), rows)
+
+
+def learning(analysis: Analysis) -> str:
+    """What was learned of each skill."""
+    skills = list(analysis["arms"][0]["learning_by_skill"])
+    rows = [
+        (arm["arm"], *(change(arm["learning_by_skill"][skill]) for skill in skills))
+        for arm in analysis["arms"]
+    ]
+    return table(("arm", *skills), rows)
+
+
+def forms(analysis: Analysis) -> str:
+    """The form of held-out answers: how many are foreign, and what became of the lost ones."""
+    heads = (
+        "arm", "after", "foreign answers", "their forms", "answers lost", "of them foreign",
+        "of them begun right",
+    )  # fmt: skip
+    rows = [
+        (
+            arm["arm"] if place == 0 else "",
+            one["skill"],
+            change(one["share"], mark=False),
+            ", ".join(f"{form} {100 * s:.0f} %" for form, s in one["forms"].items() if s >= 0.01),
+            str(one["lost"]),
+            percent(one["lost_foreign"]),
+            percent(one["lost_begun"]),
+        )
+        for arm in analysis["arms"]
+        for place, one in enumerate(arm["answer_forms"])
+    ]
+    return table(heads, rows)
+
+
+def recovery(analysis: Analysis) -> str:
+    """What of each clear drop came back by the end."""
+    heads = ("arm", "during", "fell by", "came back", "share")
+    rows = [
+        (
+            arm["arm"] if place == 0 else "",
+            one["stage"],
+            change(one["drop"]),
+            change(one["regained"]),
+            f"{100 * one['share']:.0f} % [{_end(one['low'])}, {_end(one['high'])}]",
+        )
+        for arm in analysis["arms"]
+        for place, one in enumerate(arm["recovery"])
+    ]
+    return table(heads, rows)
+
+
+def wide(analysis: Analysis) -> str:
+    """Every narrower arm against the widest."""
+    rows = [
+        (one["arm"], change(one["learned"]), change(one["kept"]), one["verdict"])
+        for one in analysis["against_widest"]
+    ]
+    other = analysis["against_widest"][0]["other"]
+    return table((f"arm, against {other}", "learned more by", "kept more by", "verdict"), rows)
+
+
+TABLES: dict[str, Callable[[Analysis], str]] = {
+    "summary": summary,
+    "after-skill": after_skill,
+    "learning": learning,
+    "forms": forms,
+    "recovery": recovery,
+    "wide": wide,
+}
+
+
+def change(estimate: dict[str, Any] | None, mark: bool = True) -> str:
+    """Points with their interval; a clear change in bold."""
+    if estimate is None:
+        return "-"
+    value, low, high = (f"{100 * estimate[key]:+.1f}" for key in ("value", "low", "high"))
+    bold = "**" if mark and estimate["verdict"] != "unclear" else ""
+    return f"{bold}{value}{bold} [{low}, {high}]"
+
+
+def percent(share: float | None) -> str:
+    """A share, or a dash."""
+    return "-" if share is None else f"{100 * share:.0f} %"
+
+
+def _end(bound: float | None) -> str:
+    return "open" if bound is None or abs(bound) > 10 else f"{100 * bound:.0f}"
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def analysed(run: Path) -> Analysis:
+    """The analysis of a repeated run without its single replicates, rounded."""
+    from narrowtune.analysis import together_to_dict
+    from narrowtune.record import read_record
+    from narrowtune.report import read_runs
+
+    record = read_record(run)
+    runs = read_runs(run, record)
+    found = together_to_dict(record, runs)
+    cost = {row.arm: row for one in runs for row in one.record.cost}
+    for arm in found["arms"]:
+        row = cost[arm["arm"]]
+        arm["trained"] = row.trained_numel / row.total_numel
+    complete = [row.name for row in record.replicates if row.status == "complete"]
+    return rounded(
+        found
+        | {
+            "complete": complete,
+            "experiment": record.experiment.model_dump(mode="json", exclude_defaults=True),
+            "environment": runs[-1].record.environment,
+        }
+    )
+
+
+def rounded(value: Any) -> Any:
+    """The same with five digits after the point."""
+    if isinstance(value, float):
+        return round(value, 5)
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, list) else value
+
+
+def main() -> None:
+    """Analyse one run."""
+    if len(sys.argv) != 3:
+        raise SystemExit(__doc__)
+    name, run = sys.argv[1], Path(sys.argv[2])
+    path = HERE / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    text = json.dumps(analysed(run), indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
