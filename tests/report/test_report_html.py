@@ -174,3 +174,10 @@ def test_changed_names_stand_in_the_ledger() -> None:
     assert "✗ 1 changed" in page
     assert "<li>model.a.b</li>" in page
     assert "The ledger is broken" in page
+
+
+def test_arms_are_told_apart_by_colour_and_marker_together() -> None:
+    from narrowtune.report.figures import _marker
+
+    looks = {(one["color"], one["symbol"]) for one in (_marker(index, 9) for index in range(30))}
+    assert len(looks) == 30

@@ -23,8 +23,10 @@ from narrowtune.record import BASE, LossRow, Record
 Figure = dict[str, Any]
 ArmLine = tuple[str, Mapping[str, Estimate]]
 
-# Okabe and Ito's colours (in the style sheet) and a marker each: never told apart by hue alone.
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "hexagon")
+# Okabe and Ito's colours (in the style sheet) and a marker each: never told apart by hue alone. One
+# marker less than there are colours, so that the ninth arm shares its colour, but not its marker.
+COLOURS = 8
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
 CLEAR = "rgba(0,0,0,0)"
 MOST_POINTS = 1500
 """Loss curves with more steps are drawn as the means of equal runs of steps."""
@@ -32,7 +34,7 @@ MOST_POINTS = 1500
 
 def arm_colour(index: int) -> str:
     """The colour an arm keeps through the whole report."""
-    return f"var(--arm-{index % len(SYMBOLS)})"
+    return f"var(--arm-{index % COLOURS})"
 
 
 def learning_against_held_out(rows: Sequence[ArmSummary | PooledArm]) -> Figure | None:
