@@ -1,10 +1,11 @@
 """The page of results: prose by hand, every table from the analysis of a finished run.
 
-    python docs/results.py NAME RUN     # analyse a repeated run's folder into results/NAME.json
-    python docs/build.py results.md     # write the tables anew (also in `make docs`)
+    python docs/results.py NAME RUN ARM:OTHER ...  # analyse a run's folder into results/NAME.json
+    python docs/build.py results.md                # write the tables anew (also in `make docs`)
 
-A table stands between `<!-- table: NAME KIND -->` and `<!-- end -->`. The JSON files are what
-`narrowtune report RUN --json` prints of all replicates together, rounded to five digits.
+A table stands between `<!-- table: NAME KIND ARMS -->` and `<!-- end -->`; without arms it shows
+all. The JSON files are what `narrowtune report RUN --json` prints of all replicates together,
+rounded to five digits, and each ARM compared with an OTHER.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-MARK = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- table: (\S+) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 Analysis = dict[str, Any]
 
 
@@ -27,8 +28,11 @@ def results_page() -> str:
 
 
 def _table(found: re.Match[str]) -> str:
-    opening, name, kind, end = found.groups()
+    opening, name, kind, arms, end = found.groups()
     analysis = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    if chosen := arms.split():
+        rows = {arm["arm"]: arm for arm in analysis["arms"]}
+        analysis["arms"] = [rows[arm] for arm in chosen]
     return f"{opening}\n{TABLES[kind](analysis)}\n{end}"
 
 
@@ -114,14 +118,13 @@ def recovery(analysis: Analysis) -> str:
     return table(heads, rows)
 
 
-def wide(analysis: Analysis) -> str:
-    """Every narrower arm against the widest."""
+def pairs(analysis: Analysis) -> str:
+    """Arms compared with each other, replicate by replicate on the same samples."""
     rows = [
-        (one["arm"], change(one["learned"]), change(one["kept"]), one["verdict"])
-        for one in analysis["against_widest"]
+        (one["arm"], one["other"], change(one["learned"]), change(one["kept"]), one["verdict"])
+        for one in analysis["pairs"]
     ]
-    other = analysis["against_widest"][0]["other"]
-    return table((f"arm, against {other}", "learned more by", "kept more by", "verdict"), rows)
+    return table(("arm", "against", "learned more by", "kept more by", "verdict"), rows)
 
 
 TABLES: dict[str, Callable[[Analysis], str]] = {
@@ -130,7 +133,7 @@ TABLES: dict[str, Callable[[Analysis], str]] = {
     "learning": learning,
     "forms": forms,
     "recovery": recovery,
-    "wide": wide,
+    "pairs": pairs,
 }
 
 
@@ -158,9 +161,10 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def analysed(run: Path) -> Analysis:
+def analysed(run: Path, compared: Sequence[str]) -> Analysis:
     """The analysis of a repeated run without its single replicates, rounded."""
-    from narrowtune.analysis import together_to_dict
+    from narrowtune.analysis import compare_pooled, together_to_dict
+    from narrowtune.analysis.export import comparison_to_dict
     from narrowtune.record import read_record
     from narrowtune.report import read_runs
 
@@ -171,6 +175,9 @@ def analysed(run: Path) -> Analysis:
     for arm in found["arms"]:
         row = cost[arm["arm"]]
         arm["trained"] = row.trained_numel / row.total_numel
+    del found["against_widest"]
+    given = [pair.split(":") for pair in compared]
+    found["pairs"] = [comparison_to_dict(compare_pooled(runs, *pair)) for pair in given]
     complete = [row.name for row in record.replicates if row.status == "complete"]
     return rounded(
         found
@@ -193,12 +200,12 @@ def rounded(value: Any) -> Any:
 
 def main() -> None:
     """Analyse one run."""
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         raise SystemExit(__doc__)
-    name, run = sys.argv[1], Path(sys.argv[2])
+    _, name, run, *compared = sys.argv
     path = HERE / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    text = json.dumps(analysed(run), indent=1, ensure_ascii=False)
+    text = json.dumps(analysed(Path(run), compared), indent=1, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
     print(f"wrote {path}")
 

@@ -46,7 +46,9 @@ def to_dict(record: Record, samples: Samples = NO_SAMPLES) -> dict[str, Any]:
             for row in rows
         ],
         "noise_floor": [row for row in record.readings if row.get("probe") == NOISE_FLOOR],
-        "against_widest": [_comparison(one) for one in against_widest(record, rows, samples)],
+        "against_widest": [
+            comparison_to_dict(one) for one in against_widest(record, rows, samples)
+        ],
     }
 
 
@@ -69,7 +71,7 @@ def together_to_dict(record: Record, runs: Runs) -> dict[str, Any]:
         "headline": pooled_headline(record, runs),
         "arms": [_pooled(row, runs) for row in (pool_all(runs) if runs else ())],
         "against_widest": [
-            _comparison(one) for one in (pooled_against_widest(runs) if runs else ())
+            comparison_to_dict(one) for one in (pooled_against_widest(runs) if runs else ())
         ],
     }
 
@@ -153,7 +155,8 @@ def _held_out(change: HeldOutChange | None) -> dict[str, Any] | None:
     }
 
 
-def _comparison(comparison: Comparison) -> dict[str, Any]:
+def comparison_to_dict(comparison: Comparison) -> dict[str, Any]:
+    """One arm against another: both gaps with their intervals, and the verdict."""
     return {
         "arm": comparison.arm,
         "other": comparison.other,
