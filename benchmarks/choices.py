@@ -17,9 +17,9 @@ from benchmarks.models import qwen2
 from benchmarks.timing import Timing
 from narrowtune.data.encoding import Encoded
 from narrowtune.data.example import Example, Message, TextPart
-from narrowtune.evaluation.generation import evaluating
 from narrowtune.evaluation.likelihood import score_choices, shared_totals, whole_totals
 from narrowtune.evaluation.questions import Questions
+from narrowtune.models.generation import evaluating
 from narrowtune.models.processing import load_processing
 
 QUESTIONS, CHOICES, BATCH, ROUNDS = 16, 4, 16, 3

@@ -10,7 +10,7 @@ import torch
 from narrowtune.data.batching import collate
 from narrowtune.data.encoding import encode, encode_prompt
 from narrowtune.evaluation import TaskResult, evaluate, prepare, score
-from narrowtune.evaluation.generation import evaluating
+from narrowtune.models.generation import evaluating
 
 FAMILIES = ["qwen2_5_vl", "llava_onevision", "llama"]
 

@@ -13,11 +13,10 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, Phi3Config, Phi3Fo
 from wide_models import with_wide_weights
 
 from narrowtune.data import read_examples
+from narrowtune.data.batches import Batches
 from narrowtune.data.encoding import Encoded
 from narrowtune.data.example import Example, Message, TextPart
 from narrowtune.evaluation import prepare
-from narrowtune.evaluation.batches import Batches
-from narrowtune.evaluation.generation import evaluating
 from narrowtune.evaluation.likelihood import (
     can_share,
     encode_choices,
@@ -27,6 +26,7 @@ from narrowtune.evaluation.likelihood import (
 )
 from narrowtune.evaluation.questions import Questions
 from narrowtune.models.gallery import exceptions
+from narrowtune.models.generation import evaluating
 from narrowtune.models.loading import load_model
 from narrowtune.models.processing import load_processing
 

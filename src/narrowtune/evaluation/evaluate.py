@@ -64,8 +64,8 @@ def _over_all(task: PreparedTask, samples: list[dict[str, Any]]) -> tuple[float,
 
 
 def _generated(model: nn.Module, task: PreparedTask) -> list[dict[str, Any]]:
-    from narrowtune.evaluation.batches import Batches
-    from narrowtune.evaluation.generation import generate_answers
+    from narrowtune.data.batches import Batches
+    from narrowtune.models.generation import generate_answers
 
     assert isinstance(task.batches, Batches)
     answers = generate_answers(model, task.processing, task.batches, task.max_new_tokens)

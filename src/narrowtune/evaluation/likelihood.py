@@ -12,8 +12,8 @@ from narrowtune.data.encoding import Encoded, encode
 from narrowtune.data.example import Example, Message, TextPart
 from narrowtune.data.model_side import ModelSide
 from narrowtune.errors import InputError, RunFailed
-from narrowtune.evaluation.generation import evaluating
 from narrowtune.evaluation.questions import Questions
+from narrowtune.models.generation import evaluating
 from narrowtune.models.prompt_cache import (
     ReadPrompts,
     steady_length,

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from narrowtune.data.batches import Batches
 from narrowtune.data.encoding import Encoded
 from narrowtune.data.model_side import ModelSide
-from narrowtune.evaluation.batches import Batches
 
 # A trial scores three choices both ways, which fewer questions hardly earn back.
 FEWEST = 4

@@ -19,8 +19,8 @@ from narrowtune.evaluation.metrics import Metric, metric_named, misfits
 if TYPE_CHECKING:
     from torch import nn
 
+    from narrowtune.data.batches import Batches
     from narrowtune.data.encoding import Encoded
-    from narrowtune.evaluation.batches import Batches
     from narrowtune.evaluation.questions import Questions
     from narrowtune.models.processing import Processing
 
@@ -195,7 +195,7 @@ def prepare(processing: Processing, examples: Iterable[Example], how: How) -> Pr
         with problems.collect():
             choices = _encode_choices(rows, processing)
     _refuse(problems.found)
-    from narrowtune.evaluation.batches import Batches
+    from narrowtune.data.batches import Batches
     from narrowtune.evaluation.questions import Questions
 
     size = how.get("batch_size", 64)

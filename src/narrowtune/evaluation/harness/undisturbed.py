@@ -13,7 +13,7 @@ import torch
 from PIL import ImageFile
 from torch import nn
 
-from narrowtune.evaluation.generation import evaluating
+from narrowtune.models.generation import evaluating
 
 
 @contextmanager
