@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from families import families_page
+from results import results_page
 from typer.testing import CliRunner
 
 COMMANDS = (
@@ -42,7 +43,7 @@ def command_line_page() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"cli.md": command_line_page, "families.md": families_page}
+PAGES = {"cli.md": command_line_page, "families.md": families_page, "results.md": results_page}
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The page of results: prose by hand, every table from the analysis of a finished run.
 
-    python docs/results.py NAME RUN ARM:OTHER ...  # analyse a run's folder into results/NAME.json
-    python docs/build.py results.md                # write the tables anew (also in `make docs`)
+    python docs/results.py NAME RUN[,RUN] ARM:OTHER ...   # analyse runs into results/NAME.json
+    python docs/build.py results.md                       # write the tables anew, as `make docs`
 
 A table stands between `<!-- table: NAME KIND ARMS -->` and `<!-- end -->`; without arms it shows
 all. The JSON files are what `narrowtune report RUN --json` prints of all replicates together,
@@ -15,7 +15,13 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from narrowtune.record import BASE
+
+if TYPE_CHECKING:
+    from narrowtune.analysis import Run
+    from narrowtune.record import Record
 
 HERE = Path(__file__).parent
 MARK = re.compile(r"(<!-- table: (\S+) (\S+)((?: \S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -161,15 +167,14 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def analysed(run: Path, compared: Sequence[str]) -> Analysis:
-    """The analysis of a repeated run without its single replicates, rounded."""
+def analysed(folders: Sequence[Path], compared: Sequence[str]) -> Analysis:
+    """The analysis of repeated runs without their single replicates, rounded."""
     from narrowtune.analysis import compare_pooled, together_to_dict
     from narrowtune.analysis.export import comparison_to_dict
-    from narrowtune.record import read_record
-    from narrowtune.report import read_runs
 
-    record = read_record(run)
-    runs = read_runs(run, record)
+    record, runs = runs_of(folders[0])
+    for folder in folders[1:]:
+        record, runs = side_by_side((record, runs), runs_of(folder))
     found = together_to_dict(record, runs)
     cost = {row.arm: row for one in runs for row in one.record.cost}
     for arm in found["arms"]:
@@ -178,7 +183,7 @@ def analysed(run: Path, compared: Sequence[str]) -> Analysis:
     del found["against_widest"]
     given = [pair.split(":") for pair in compared]
     found["pairs"] = [comparison_to_dict(compare_pooled(runs, *pair)) for pair in given]
-    complete = [row.name for row in record.replicates if row.status == "complete"]
+    complete = [f"order-{one.order}/seed-{one.seed}" for one in runs]
     return rounded(
         found
         | {
@@ -187,6 +192,60 @@ def analysed(run: Path, compared: Sequence[str]) -> Analysis:
             "environment": runs[-1].record.environment,
         }
     )
+
+
+def runs_of(folder: Path) -> tuple[Record, list[Run]]:
+    """A run's gathered record, and its replicates that are complete."""
+    from narrowtune.record import read_record
+    from narrowtune.report import read_runs
+
+    record = read_record(folder)
+    return record, [one for one in read_runs(folder, record) if one.record.status == "complete"]
+
+
+def side_by_side(
+    one: tuple[Record, list[Run]], other: tuple[Record, list[Run]]
+) -> tuple[Record, list[Run]]:
+    """Two runs that differ in their arms alone as one run with the arms of both.
+
+    A cell computed alone has the numbers it has among others, so nothing changes but what can be
+    compared. Replicates that only one of them has are left out.
+    """
+    from narrowtune.analysis import Run, Samples
+
+    theirs = {(run.order, run.seed): run for run in other[1]}
+    runs = [
+        Run(
+            joined(run.record, theirs[key].record),
+            Samples({**theirs[key].samples.rows, **run.samples.rows}),
+            *key,
+        )
+        for run in one[1]
+        if (key := (run.order, run.seed)) in theirs
+    ]
+    return joined(one[0], other[0]), runs
+
+
+def joined(one: Record, other: Record) -> Record:
+    """One record with the arms of both.
+
+    Raises:
+        SystemExit: The two differ in more than arms, or the base was scored differently.
+    """
+    theirs = [arm for arm in other.experiment.arms if arm not in one.experiment.arms]
+    experiment = one.experiment.model_copy(update={"arms": (*one.experiment.arms, *theirs)})
+    same = other.experiment.model_copy(update={"arms": (), "seeds": one.experiment.seeds})
+    if one.experiment.model_copy(update={"arms": ()}) != same:
+        raise SystemExit("the two experiments differ in more than their arms and seeds")
+    of_base = [{s for s in record.scores if s.arm == BASE} for record in (one, other)]
+    if not one.replicates and of_base[0] != of_base[1]:
+        raise SystemExit("the two runs scored the base differently")
+    names = {arm.name for arm in theirs}
+    rows = {
+        kind: (*getattr(one, kind), *(row for row in getattr(other, kind) if row.arm in names))
+        for kind in ("scores", "ledger", "cost")
+    }
+    return one.model_copy(update={"experiment": experiment, **rows})
 
 
 def rounded(value: Any) -> Any:
@@ -205,7 +264,9 @@ def main() -> None:
     _, name, run, *compared = sys.argv
     path = HERE / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
-    text = json.dumps(analysed(Path(run), compared), indent=1, ensure_ascii=False)
+    text = json.dumps(
+        analysed([Path(one) for one in run.split(",")], compared), indent=1, ensure_ascii=False
+    )
     path.write_text(text + "\n", encoding="utf-8")
     print(f"wrote {path}")
 

@@ -37,7 +37,9 @@ def test_the_readme_is_short() -> None:
     assert README.count("\n") <= 150
 
 
-@pytest.mark.parametrize("page", ["cli.md", pytest.param("families.md", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "page", ["cli.md", "results.md", pytest.param("families.md", marks=pytest.mark.slow)]
+)
 def test_generated_pages_are_current(page: str) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "docs/build.py", page, "--check"], capture_output=True, text=True

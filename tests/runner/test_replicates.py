@@ -154,5 +154,17 @@ def test_a_cell_of_another_experiment_is_not_mixed_in(home: Path, out: Path) -> 
     assert read_record(folder).status == "complete"
 
 
+def test_a_seed_that_was_added_is_run_and_the_others_are_kept(home: Path, out: Path) -> None:
+    folder = home / "grown"
+    run(plan(experiment(seeds=[0]), home), folder, options=QUIET)
+    kept = (folder / "order-1/seed-0/record.json").stat().st_mtime_ns
+    record = run(plan(experiment(), home), folder, resume=True, options=QUIET)
+    assert record.status == "complete"
+    assert (folder / "order-1/seed-0/record.json").stat().st_mtime_ns == kept
+    assert _numbers(record) == _numbers(read_record(out))
+    with pytest.raises(InputError, match="another experiment"):  # seed 7 would be lost
+        run(plan(experiment(seeds=[0]), home), folder, resume=True, options=QUIET)
+
+
 def _numbers(record: Record) -> dict[tuple[str, ...], float]:
     return {(s.replicate, s.arm, s.stage, s.task): s.value for s in record.scores}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from narrowtune.errors import InputError
@@ -23,8 +24,19 @@ def refuse_occupied(out: Path, resume: bool) -> None:
         )
 
 
-def claim(out: Path, digest: str, resume: bool) -> Record | None:
+def claim(
+    out: Path,
+    digest: str,
+    resume: bool,
+    part_of_it: Callable[[Record], bool] = lambda record: False,
+) -> Record | None:
     """The record to go on with, or None for a fresh folder.
+
+    Args:
+        out: The folder.
+        digest: Of what is to be done.
+        resume: Whether a run in it is to be gone on with.
+        part_of_it: Whether a record of another digest is nevertheless a part of what is to be done.
 
     Raises:
         InputError: If `out` holds another run, or anything else, or nothing to resume.
@@ -33,7 +45,7 @@ def claim(out: Path, digest: str, resume: bool) -> Record | None:
     if not resume:
         return None
     record = read_record(out)
-    if record.digest != digest:
+    if record.digest != digest and not part_of_it(record):
         raise InputError(
             f"{out} holds a run of another experiment or other data "
             f"(digest {record.digest[:12]}, now {digest[:12]}): it can't be resumed with this one; "

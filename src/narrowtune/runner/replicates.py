@@ -33,7 +33,8 @@ def run(
     Args:
         plan: What to do.
         out: A folder that is new or empty, or holds this very run when `resume` is set.
-        resume: Go on where an interrupted run stopped, to the same bits.
+        resume: Go on where an interrupted run stopped, to the same bits. Orders and seeds may
+            have been added to a repeated experiment since.
         options: What cannot change a result.
         observer: Told of progress.
 
@@ -43,13 +44,21 @@ def run(
         Interrupted: On Ctrl-C; the run can be resumed.
     """
     folder, chosen = Path(out), options or Options()
-    earlier = claim(folder, plan.digest, resume)
+    earlier = claim(folder, plan.digest, resume, lambda record: _fewer_replicates(record, plan))
     engine = Engine(check_device(chosen.device))
     engine.wait()  # nobody writes the record before everybody has seen the folder
     setting = Setting(engine, chosen, observer or Observer())
     if plan.experiment.repeated:
         return _run_replicates(plan, folder, setting)
     return _go_on(plan, folder, earlier, setting, None)
+
+
+def _fewer_replicates(record: Record, plan: Plan) -> bool:
+    """Whether a record holds replicates of the plan and no others: orders or seeds were added."""
+    if not record.replicates:
+        return False
+    wanted = {one.name: plan.alone(one).digest for one in plan.experiment.replicates}
+    return all(wanted.get(row.name) == row.digest for row in record.replicates)
 
 
 def _go_on(
