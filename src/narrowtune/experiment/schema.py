@@ -27,6 +27,7 @@ MetricName = Literal[
     "exact", "option", "number", "clock", "yes_no", "vqa", "anls", "relaxed", "f1", "bleu"
 ]
 Scoring = Literal["generate", "likelihood", "likelihood-sum"]
+ProbeName = Literal["kl", "answer_bias", "number_bias"]
 OverlapKind = Literal["images", "questions"]
 Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", description="Letters, digits, _ . + -")
 
@@ -219,6 +220,31 @@ class NoiseFloor(Section):
     batch_sizes: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
 
 
+class ProbeSpec(Section):
+    """A look at the output distribution, at base and after every stage; its name alone will do.
+
+    `kl` and `answer_bias` read the held-out tasks' right answers, the first `limit` rows of each;
+    `number_bias` lets the model caption the first `limit` images of the held-out tasks, or answers
+    the prompts of `data`.
+    """
+
+    probe: ProbeName
+    limit: int = Field(default=32, gt=0)
+    data: str | None = None
+    max_new_tokens: int = Field(default=256, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return {"probe": given} if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _data_for_captions(self) -> Self:
+        if self.data is not None and self.probe != "number_bias":
+            raise ValueError(f"{self.probe} reads the held-out tasks; only number_bias takes data")
+        return self
+
+
 class Experiment(Section):
     """Model x stages x arms x tasks: one YAML file.
 
@@ -236,6 +262,7 @@ class Experiment(Section):
     training: TrainingSpec = TrainingSpec()
     evaluate: tuple[Literal["base", "after_stage"], ...] = ("base", "after_stage")
     noise_floor: NoiseFloor | None = None
+    probes: tuple[ProbeSpec, ...] = ()
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:
@@ -264,6 +291,10 @@ class Experiment(Section):
             problems += wrong_orders(self.orders, names)
         if self.noise_floor and "base" not in self.evaluate:
             problems.append("noise_floor scores the base again: add base to evaluate")
+        probes = [one.probe for one in self.probes]
+        problems += [
+            f"probe {name} is asked for twice" for name in {*probes} if probes.count(name) > 1
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self

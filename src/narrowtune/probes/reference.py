@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from narrowtune.data.batches import Batches
 from narrowtune.data.encoding import Encoded
 from narrowtune.data.model_side import ModelSide
-from narrowtune.errors import InputError
+from narrowtune.errors import InputError, RunFailed
 from narrowtune.models.generation import evaluating
 from narrowtune.models.supervised import predicting, supervised_logits
 from narrowtune.probes.classes import TokenClass
@@ -80,6 +80,7 @@ class Reference:
 
         Raises:
             InputError: None was remembered, or the vocabularies differ.
+            RunFailed: The model expects NaN.
         """
         if not self._base:
             raise InputError(f"{self.task}: no base has been read yet; call remember first")
@@ -102,6 +103,8 @@ class Reference:
             for _, batch in self._batches:
                 here = batch.to(device)
                 logits = supervised_logits(model, here.inputs, predicting(here.supervised))
+                if logits.isnan().any():
+                    raise RunFailed(f"{self.task}: the model expects NaN: its weights are damaged")
                 yield logits.float().log_softmax(dim=-1).cpu()
 
 

@@ -32,6 +32,7 @@ from narrowtune.record import (
     read_header,
     write_predictions,
 )
+from narrowtune.runner.drift import read_probes
 from narrowtune.runner.folder import checkpoint_path, delta_path, model_path
 from narrowtune.runner.journal import Journal
 from narrowtune.runner.observer import Observer
@@ -134,6 +135,7 @@ def _do_stage(
         _teach_stage(session, model, trained, unit, base)
     if "after_stage" in session.plan.experiment.evaluate:
         score_all(session, model, arm, stage)
+    read_probes(session, model, arm, stage)
 
 
 def _teach_stage(
@@ -276,6 +278,8 @@ def _score(session: Session, model: nn.Module, task: TaskPlan, unit: tuple[str, 
 
 def _finished(session: Session, arm: ArmPlan, stage: StagePlan) -> bool:
     journal, where = session.journal, {"arm": arm.name, "stage": stage.name}
+    if session.plan.probing is not None and not journal.has("readings", **where):
+        return False
     if "after_stage" not in session.plan.experiment.evaluate:
         return journal.has("ledger", **where)
     return journal.has("ledger", **where) and all(

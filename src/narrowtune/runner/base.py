@@ -1,16 +1,16 @@
-"""The untouched model's scores, taken from a replicate that has them already."""
+"""The untouched model's scores and readings, taken from a replicate that has them already."""
 
 from __future__ import annotations
 
 import shutil
 
-from narrowtune.record import BASE, NOISE_FLOOR, Score, predictions_path, read_record
+from narrowtune.record import BASE, Score, predictions_path, read_record
 from narrowtune.runner.arm import Session
 from narrowtune.runner.environment import HARDWARE
 
 
 def borrow_base(session: Session) -> None:
-    """Copy the base's scores and answers from `session.base_from`.
+    """Copy the base's scores, answers and readings from `session.base_from`.
 
     Replicates share model and tests, so scoring the base again would give the same bits. On other
     hardware, or with other packages, it might not: then nothing is copied.
@@ -25,9 +25,9 @@ def borrow_base(session: Session) -> None:
     for score in earlier.scores:
         if score.arm == BASE and not journal.has("scores", arm=BASE, stage=BASE, task=score.task):
             _borrow(session, score)
-    noise = [row for row in earlier.readings if row.get("probe") == NOISE_FLOOR]
-    if noise and not journal.has("readings", probe=NOISE_FLOOR):
-        journal.add(readings=noise)
+    readings = [row for row in earlier.readings if row.get("arm") == BASE]
+    if readings and not journal.has("readings", arm=BASE):
+        journal.add(readings=readings)
 
 
 def _borrow(session: Session, score: Score) -> None:

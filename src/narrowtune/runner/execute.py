@@ -14,6 +14,7 @@ from narrowtune.models.loading import choose_dtype
 from narrowtune.record import BASE, Record
 from narrowtune.runner.arm import Session, load_base, score_all, teach_arm
 from narrowtune.runner.base import borrow_base
+from narrowtune.runner.drift import read_probes
 from narrowtune.runner.environment import HARDWARE, environment
 from narrowtune.runner.folder import model_path
 from narrowtune.runner.interrupt import stop_on_signal
@@ -137,6 +138,9 @@ def _everything(session: Session) -> None:
         borrow_base(session)
         score_all(session, model, BASE, BASE)
         measure_noise(session, model)
+    if plan.probing is not None:
+        plan.probing.remember(model)
+        read_probes(session, model, BASE, BASE)
     del model
     for arm in plan.arms:
         teach_arm(session, arm)

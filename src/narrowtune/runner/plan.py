@@ -21,6 +21,7 @@ from narrowtune.experiment import (
     digest,
 )
 from narrowtune.models.processing import Processing
+from narrowtune.probes.probing import Probing
 from narrowtune.record import DataFile
 from narrowtune.training import Settings, batch_order, planned_steps
 
@@ -77,7 +78,8 @@ class Plan:
     """All that will happen; `digest` tells two runs apart, data contents included.
 
     `model` is where the experiment's model is found from here: a folder, or the name it gives.
-    `overlaps` is what tests share with training, by permission of the experiment.
+    `overlaps` is what tests share with training, by permission of the experiment; `probing` its
+    probes, None where it asks for none.
     """
 
     experiment: Experiment
@@ -89,6 +91,7 @@ class Plan:
     tasks: tuple[TaskPlan, ...]
     files: tuple[DataFile, ...]
     overlaps: tuple[Overlap, ...] = ()
+    probing: Probing | None = None
 
     @property
     def digest(self) -> str:
@@ -182,6 +185,7 @@ class Plan:
                 for task in self.tasks
             ],
             "overlaps": [overlap.to_dict() for overlap in self.overlaps],
+            **({"probes": self.probing.to_dict()} if self.probing is not None else {}),
         }
 
     def _training(self, arm: ArmPlan, stage: StagePlan) -> TrainingSpec:
@@ -218,4 +222,5 @@ def file_names(experiment: Experiment) -> list[str]:
     stages = experiment.stages
     tests = [stage.test for stage in stages if stage.test is not None]
     held_out = [task.source for task in experiment.held_out]
-    return list(dict.fromkeys([*(stage.train for stage in stages), *tests, *held_out]))
+    captioned = [probe.data for probe in experiment.probes if probe.data is not None]
+    return list(dict.fromkeys([*(stage.train for stage in stages), *tests, *held_out, *captioned]))

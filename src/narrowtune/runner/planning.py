@@ -16,6 +16,7 @@ from narrowtune.experiment import Experiment, HarnessSpec, Scored
 from narrowtune.models.processing import Processing, load_processing
 from narrowtune.models.skeleton import BUNDLED, load_config
 from narrowtune.record import DataFile
+from narrowtune.runner.drift import prepare_probing
 from narrowtune.runner.leaks import allowed_overlaps
 from narrowtune.runner.plan import ArmPlan, Plan, Role, StagePlan, TaskPlan
 from narrowtune.runner.reading import DataReader
@@ -43,14 +44,20 @@ def plan(
     encode = partial(encode_all, processing=processing, max_length=experiment.training.max_length)
     judge = partial(_prepared, processing, evaluation_batch_size)
     run = partial(_opened, processing, evaluation_batch_size, reader)
+    stages = tuple(_stages(experiment, encode, reader, problems))
+    tasks = tuple(_tasks(experiment, judge, run, reader, problems))
+    probing = None
+    with problems.collect("probes"):
+        probing = prepare_probing(experiment, stages, processing, reader, evaluation_batch_size)
     whole = Plan(
         experiment=experiment,
         model=model,
         processing=processing,
         anatomy=anatomy,
         arms=tuple(_arms(experiment, anatomy, problems)),
-        stages=tuple(_stages(experiment, encode, reader, problems)),
-        tasks=tuple(_tasks(experiment, judge, run, reader, problems)),
+        stages=stages,
+        tasks=tasks,
+        probing=probing,
         files=tuple(reader.files.values()),
         overlaps=allowed_overlaps(experiment, reader, problems),
     )

@@ -1,0 +1,153 @@
+"""All probes of one experiment: prepared once, read on every model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from narrowtune.data.batches import Batches
+from narrowtune.data.encoding import Encoded, encode, encode_prompt
+from narrowtune.data.example import Example, ImagePart, Message, Part, TextPart
+from narrowtune.errors import InputError, Problems
+from narrowtune.models.processing import Processing
+from narrowtune.probes.classes import TokenClass, number_tokens
+from narrowtune.probes.number_bias import number_bias
+from narrowtune.probes.readings import (
+    Reading,
+    caption_readings,
+    moved_readings,
+    reference_readings,
+)
+from narrowtune.probes.reference import Reference
+
+CAPTION = "Describe this image."
+CAPTIONS = "captions"
+"""The task name of what the model writes itself."""
+
+
+@dataclass
+class Captions:
+    """Prompts that the model answers at length, and the tokens that are watched meanwhile."""
+
+    prompts: Batches
+    numbers: TokenClass
+    max_new_tokens: int
+
+
+@dataclass
+class Probing:
+    """Prepared probes; `remember` must see the base before `read` sees anything else.
+
+    Attributes:
+        references: A task's texts each, for `kl` and `answer_bias`.
+        classes: The answer classes whose probability is added up.
+        captions: For `number_bias`; None where it is not asked for.
+        processing: Of the model.
+    """
+
+    references: Sequence[Reference]
+    classes: Sequence[TokenClass]
+    captions: Captions | None
+    processing: Processing
+    _remembered: bool = field(default=False, init=False)
+
+    def remember(self, base: nn.Module) -> None:
+        """Read the fixed texts with the base, once."""
+        if not self._remembered:
+            for reference in self.references:
+                reference.remember(base)
+            self._remembered = True
+
+    def read(self, model: nn.Module) -> list[Reading]:
+        """What the model has moved by since the base; the base itself has moved by nothing."""
+        return [*self._on_fixed_texts(model), *self._on_own_texts(model)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What will be read, in numbers; and of the classes, how many tokens each has."""
+        return {
+            "texts": {one.task: len(one.encoded) for one in self.references},
+            "classes": {one.name: len(one.ids) for one in self.classes},
+            "captions": len(self.captions.prompts.encoded) if self.captions else 0,
+        }
+
+    def _on_fixed_texts(self, model: nn.Module) -> Iterator[Reading]:
+        tokenizer = self.processing.tokenizer
+        names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        for reference in self.references:
+            found, moved = reference.compare(model, self.classes)
+            yield from reference_readings(reference.task, reference.positions, found, self.classes)
+            yield from moved_readings(reference.task, moved[: len(names)], names)
+
+    def _on_own_texts(self, model: nn.Module) -> Iterator[Reading]:
+        if self.captions is None:
+            return
+        asked = self.captions
+        if not asked.numbers.ids:
+            yield Reading("number_bias", CAPTIONS, "all", reason=asked.numbers.reason)
+            return
+        written = number_bias(
+            model, self.processing, asked.prompts, asked.numbers, asked.max_new_tokens
+        )
+        yield from caption_readings(CAPTIONS, written)
+
+
+def prepare_reference(
+    task: str, examples: Sequence[Example], processing: Processing, batch_size: int
+) -> Reference:
+    """A task's prompts with their right answers.
+
+    Raises:
+        InputError: Texts longer than the model's context, each with its line.
+    """
+    return Reference(
+        task, _each(examples, lambda row: encode(row, processing)), processing, batch_size
+    )
+
+
+def prepare_captions(
+    prompts: Sequence[Example], processing: Processing, max_new_tokens: int, batch_size: int
+) -> Captions:
+    """Prompts to be answered at length.
+
+    Raises:
+        InputError: Prompts that leave no room within the model's context, each with its line.
+    """
+
+    def checked(row: Example) -> Encoded:
+        prompt, most = encode_prompt(row, processing), processing.max_length
+        if most is not None and len(prompt) + max_new_tokens > most:
+            raise InputError(
+                f"{row.source}: a prompt of {len(prompt)} tokens leaves no room for "
+                f"{max_new_tokens} new ones within the model's {most} positions; lower the probe's "
+                "max_new_tokens"
+            )
+        return prompt
+
+    batches = Batches(_each(prompts, checked), processing, batch_size, "left")
+    return Captions(batches, number_tokens(processing.tokenizer), max_new_tokens)
+
+
+def caption_prompts(examples: Sequence[Example], limit: int) -> list[Example]:
+    """A request to describe each image; examples without one keep their own prompts."""
+    asked = [_describe(row) if row.images else row for row in examples]
+    seen: dict[tuple[object, ...], Example] = {}
+    for row in asked:
+        seen.setdefault((row.images, row.prompt), row)
+    return list(seen.values())[:limit]
+
+
+def _describe(row: Example) -> Example:
+    parts: tuple[Part, ...] = (ImagePart(row.images[0]), TextPart(f"\n{CAPTION}"))
+    return replace(row, messages=(Message("user", parts), row.messages[-1]))
+
+
+def _each(rows: Sequence[Example], encoder: Callable[[Example], Encoded]) -> list[Encoded]:
+    encoded, problems = [], Problems()
+    for row in rows:
+        with problems.collect():
+            encoded.append(encoder(row))
+    problems.check()
+    return encoded
