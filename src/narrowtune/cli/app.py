@@ -25,6 +25,7 @@ from narrowtune.cli.doctor import doctor_command
 from narrowtune.cli.evaluate import eval_command
 from narrowtune.cli.inspect import inspect_command, select_command
 from narrowtune.cli.prepare import data_prepare_command
+from narrowtune.cli.probe import probe_command
 from narrowtune.cli.report import report_command
 from narrowtune.cli.run import plan_command, run_command
 from narrowtune.cli.train import train_command
@@ -57,6 +58,7 @@ app.command("plan")(plan_command)
 app.command("train")(train_command)
 app.command("run")(run_command)
 app.command("eval")(eval_command)
+app.command("probe")(probe_command)
 app.command("report")(report_command)
 app.command("doctor")(doctor_command)
 data.command("check")(data_check_command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from narrowtune.data.encoding import Encoded, encode, encode_prompt
 from narrowtune.data.example import Example, ImagePart, Message, Part, TextPart
 from narrowtune.errors import InputError, Problems
 from narrowtune.models.processing import Processing
-from narrowtune.probes.classes import TokenClass, number_tokens
+from narrowtune.probes.classes import TokenClass, answer_class, number_tokens, rule_classes
 from narrowtune.probes.number_bias import number_bias
 from narrowtune.probes.readings import (
     Reading,
@@ -94,40 +94,67 @@ class Probing:
         yield from caption_readings(CAPTIONS, written)
 
 
-def prepare_reference(
-    task: str, examples: Sequence[Example], processing: Processing, batch_size: int
-) -> Reference:
-    """A task's prompts with their right answers.
+@dataclass(frozen=True)
+class Asked:
+    """Which probes, on what.
+
+    Attributes:
+        probes: Of `kl`, `answer_bias`, `number_bias`.
+        texts: Rows of held-out tasks by name, whose right answers are read.
+        captions: Prompts that the model answers itself.
+        taught: Training rows by skill, whose answers make classes of their own.
+        max_new_tokens: The longest caption.
+        batch_size: Texts read at once.
+    """
+
+    probes: frozenset[str]
+    texts: Mapping[str, Sequence[Example]]
+    captions: Sequence[Example] = ()
+    taught: Mapping[str, Sequence[Encoded]] = field(default_factory=dict)
+    max_new_tokens: int = 256
+    batch_size: int = 16
+
+
+def prepare_probing(asked: Asked, processing: Processing) -> Probing:
+    """The probes, everything encoded and checked.
 
     Raises:
         InputError: Texts longer than the model's context, each with its line.
     """
-    return Reference(
-        task, _each(examples, lambda row: encode(row, processing)), processing, batch_size
-    )
+    problems, references, captions = Problems(), [], None
+    if asked.probes - {"number_bias"}:
+        for task, rows in asked.texts.items():
+            with problems.collect(f"task {task}"):
+                encoded = _each(rows, lambda row: encode(row, processing))
+                references.append(Reference(task, encoded, processing, asked.batch_size))
+    if "number_bias" in asked.probes:
+        with problems.collect("number_bias"):
+            captions = _captions(asked, processing)
+    problems.check()
+    classes = _classes(asked, processing) if "answer_bias" in asked.probes else ()
+    return Probing(references, classes, captions, processing)
 
 
-def prepare_captions(
-    prompts: Sequence[Example], processing: Processing, max_new_tokens: int, batch_size: int
-) -> Captions:
-    """Prompts to be answered at length.
+def _classes(asked: Asked, processing: Processing) -> tuple[TokenClass, ...]:
+    ends = processing.end_token_ids
+    taught = [answer_class(skill, rows, ends) for skill, rows in asked.taught.items()]
+    return (*rule_classes(processing.tokenizer), *taught)
 
-    Raises:
-        InputError: Prompts that leave no room within the model's context, each with its line.
-    """
+
+def _captions(asked: Asked, processing: Processing) -> Captions:
+    most, room = processing.max_length, asked.max_new_tokens
 
     def checked(row: Example) -> Encoded:
-        prompt, most = encode_prompt(row, processing), processing.max_length
-        if most is not None and len(prompt) + max_new_tokens > most:
+        prompt = encode_prompt(row, processing)
+        if most is not None and len(prompt) + room > most:
             raise InputError(
-                f"{row.source}: a prompt of {len(prompt)} tokens leaves no room for "
-                f"{max_new_tokens} new ones within the model's {most} positions; lower the probe's "
-                "max_new_tokens"
+                f"{row.source}: a prompt of {len(prompt)} tokens leaves no room for {room} new "
+                f"ones within the model's {most} positions; lower the probe's max_new_tokens"
             )
         return prompt
 
-    batches = Batches(_each(prompts, checked), processing, batch_size, "left")
-    return Captions(batches, number_tokens(processing.tokenizer), max_new_tokens)
+    batches = Batches(_each(asked.captions, checked), processing, asked.batch_size, "left")
+    return Captions(batches, number_tokens(processing.tokenizer), room)
 
 
 def caption_prompts(examples: Sequence[Example], limit: int) -> list[Example]:

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from narrowtune.data.example import Example
-from narrowtune.errors import InputError, Problems
+from narrowtune.errors import InputError
 from narrowtune.experiment import Experiment, ProbeSpec, TaskSpec
 from narrowtune.models.processing import Processing
-from narrowtune.probes.classes import TokenClass, answer_class, rule_classes
-from narrowtune.probes.probing import (
-    Captions,
-    Probing,
-    caption_prompts,
-    prepare_captions,
-    prepare_reference,
-)
-from narrowtune.probes.reference import Reference
+from narrowtune.probes.probing import Asked, Probing, caption_prompts, prepare_probing
 from narrowtune.runner.reading import DataReader
 
 if TYPE_CHECKING:
     from narrowtune.runner.arm import Session
     from narrowtune.runner.plan import StagePlan
 
-Tested = Sequence[tuple[TaskSpec, list[Example]]]
 
-
-def prepare_probing(
+def plan_probes(
     experiment: Experiment,
     stages: Sequence[StagePlan],
     processing: Processing,
@@ -45,24 +34,27 @@ def prepare_probing(
     specs = {spec.probe: spec for spec in experiment.probes}
     if not specs:
         return None
-    tested = [
-        (task, reader.tested[task.name])
+    tested = {
+        task.name: reader.tested[task.name]
         for task in experiment.held_out
         if isinstance(task, TaskSpec) and task.name in reader.tested
-    ]
+    }
     if not tested and not all(spec.data for spec in specs.values()):
         raise InputError(
             f"{', '.join(specs)}: probes read held-out tasks of your own files, and there are "
             "none; add one to held_out, or give number_bias a file of prompts as data"
         )
-    fixed = [spec for name, spec in specs.items() if name != "number_bias"]
-    captions = specs.get("number_bias")
-    return Probing(
-        _references(fixed, tested, processing, batch_size),
-        _classes(stages, processing) if "answer_bias" in specs else (),
-        _captions(captions, tested, processing, (reader, batch_size)) if captions else None,
-        processing,
+    most = max((spec.limit for name, spec in specs.items() if name != "number_bias"), default=0)
+    own = specs.get("number_bias")
+    asked = Asked(
+        probes=frozenset(specs),
+        texts={name: rows[:most] for name, rows in tested.items()},
+        captions=_captions(own, tested, reader) if own else (),
+        taught={stage.name: stage.rows for stage in stages},
+        max_new_tokens=own.max_new_tokens if own else 1,
+        batch_size=batch_size,
     )
+    return prepare_probing(asked, processing)
 
 
 def read_probes(session: Session, model: nn.Module, arm: str, stage: str) -> None:
@@ -78,37 +70,12 @@ def read_probes(session: Session, model: nn.Module, arm: str, stage: str) -> Non
     journal.add(readings=found)
 
 
-def _references(
-    specs: Sequence[ProbeSpec], tested: Tested, processing: Processing, batch_size: int
-) -> list[Reference]:
-    most = max((spec.limit for spec in specs), default=0)
-    found, problems = [], Problems()
-    for task, rows in tested if most else ():
-        with problems.collect(f"task {task.name}"):
-            found.append(prepare_reference(task.name, rows[:most], processing, batch_size))
-    problems.check()
-    return found
-
-
-def _classes(stages: Sequence[StagePlan], processing: Processing) -> tuple[TokenClass, ...]:
-    taught = [answer_class(one.name, one.rows, processing.end_token_ids) for one in stages]
-    return (*rule_classes(processing.tokenizer), *taught)
-
-
 def _captions(
-    spec: ProbeSpec, tested: Tested, processing: Processing, how: tuple[DataReader, int]
-) -> Captions:
-    reader, batch_size = how
-    prepare = partial(
-        prepare_captions,
-        processing=processing,
-        max_new_tokens=spec.max_new_tokens,
-        batch_size=batch_size,
-    )
+    spec: ProbeSpec, tested: Mapping[str, list[Example]], reader: DataReader
+) -> list[Example]:
     if spec.data is None:
-        every = [row for _, rows in tested for row in rows]
-        return prepare(caption_prompts(every, spec.limit))
+        return caption_prompts([row for rows in tested.values() for row in rows], spec.limit)
     named = TaskSpec(name="number_bias-data", test=spec.data)
-    captions = reader.read(named, spec.data, prepare, limit=spec.limit, test=True)
+    rows: list[Example] = reader.read(named, spec.data, list, limit=spec.limit, test=True)
     del reader.tested[named.name]  # nothing is scored on it, so training may share its images
-    return captions
+    return rows

@@ -16,7 +16,7 @@ from narrowtune.experiment import Experiment, HarnessSpec, Scored
 from narrowtune.models.processing import Processing, load_processing
 from narrowtune.models.skeleton import BUNDLED, load_config
 from narrowtune.record import DataFile
-from narrowtune.runner.drift import prepare_probing
+from narrowtune.runner.drift import plan_probes
 from narrowtune.runner.leaks import allowed_overlaps
 from narrowtune.runner.plan import ArmPlan, Plan, Role, StagePlan, TaskPlan
 from narrowtune.runner.reading import DataReader
@@ -48,7 +48,7 @@ def plan(
     tasks = tuple(_tasks(experiment, judge, run, reader, problems))
     probing = None
     with problems.collect("probes"):
-        probing = prepare_probing(experiment, stages, processing, reader, evaluation_batch_size)
+        probing = plan_probes(experiment, stages, processing, reader, evaluation_batch_size)
     whole = Plan(
         experiment=experiment,
         model=model,
