@@ -15,9 +15,10 @@ from narrowtune.analysis import (
     pooled_headline,
     pooled_to_dict,
     recoveries,
+    summarise,
 )
 from narrowtune.experiment import ArmSpec, Experiment, ModelSpec, StageSpec, TaskSpec
-from narrowtune.record import BASE, Record, Score
+from narrowtune.record import BASE, Cost, Record, ReplicateRow, Score
 
 N = 100
 
@@ -187,3 +188,84 @@ def test_export_holds_every_replicate(runs: list[Run]) -> None:
     assert arm["held_out"]["mean"]["runs"] == 2
     assert arm["recovery"][0]["share"] == pytest.approx(0.4 / 0.7)
     assert found["replicates"][0]["arms"][0]["tests"][0]["task"] == "s1"
+
+
+def test_without_base_a_drop_in_the_first_stage_is_unknown(runs: list[Run]) -> None:
+    def without(run: Run) -> Run:
+        kept = tuple(score for score in run.record.scores if score.arm != BASE)
+        return Run(run.record.model_copy(update={"scores": kept}), run.samples, run.order)
+
+    found = recoveries([without(run) for run in runs], "a")
+    # s1 stands second in the other order alone: 85 to 55 there, 65 in the end.
+    assert [one.stage for one in found] == ["s1"]
+    assert found[0].drop.value == pytest.approx(-0.3)
+
+
+def test_a_stage_without_a_test_is_taught_and_not_scored(runs: list[Run]) -> None:
+    one = runs[0]
+    first, second, third = one.record.experiment.stages
+    stages = (first, second.model_copy(update={"test": None}), third)
+    scores = tuple(score for score in one.record.scores if score.task != "s2")
+    record = one.record.model_copy(
+        update={
+            "experiment": one.record.experiment.model_copy(update={"stages": stages}),
+            "scores": scores,
+            "cost": (
+                Cost(
+                    arm="a",
+                    stage="s2",
+                    seconds=1,
+                    steps=1,
+                    samples=1,
+                    tokens=1,
+                    supervised_tokens=1,
+                    samples_per_second=1,
+                    peak_bytes=1,
+                    trained_numel=1,
+                    total_numel=2,
+                ),
+            ),
+        }
+    )
+    pooled = pool([Run(record, one.samples)], "a")
+    assert pooled.finished
+    assert pooled.learning and pooled.learning.value == pytest.approx(0.6)
+    assert pooled.forgetting and pooled.forgetting.value == pytest.approx(-0.3)
+    (row,) = summarise(record)
+    assert row.finished and row.stages_done == ("s1", "s2", "s3")
+
+
+def test_the_headline_counts_each_arms_runs_and_complete_replicates() -> None:
+    rows = FALLS_AND_RECOVERS | {
+        ("b", stage): tasks for (arm, stage), tasks in FALLS_AND_RECOVERS.items() if arm == "a"
+    }
+    both, alone = run_of(rows, seed=0), run_of(rows, seed=1)
+    kept = tuple(s for s in alone.record.scores if (s.arm, s.stage) != ("b", "s3"))
+    half = Run(alone.record.model_copy(update={"scores": kept}), alone.samples, 1, 1)
+    status = [("complete", 0), ("interrupted", 1)]
+    replicates = tuple(
+        ReplicateRow(name=f"r{n}", order=("s1",), seed=n, status=how, digest="d")
+        for how, n in status
+    )
+    record = both.record.model_copy(
+        update={
+            "status": "interrupted",
+            "replicates": replicates,
+            "experiment": both.record.experiment.model_copy(update={"seeds": (0, 1)}),
+        }
+    )
+    text = pooled_headline(record, [both, half])
+    assert "b (over 1 of them) learned" in text
+    assert "1 of 2 replicates" in text
+
+
+def test_other_versions_of_a_task_do_not_compare(runs: list[Run]) -> None:
+    one = runs[0]
+    scores = [
+        score.model_copy(update={"task_version": "2"}) if score.arm == BASE else score
+        for score in one.record.scores
+    ]
+    record = one.record.model_copy(update={"scores": tuple(scores)})
+    pooled = pool([Run(record, one.samples)], "a")
+    assert pooled.learning is None and pooled.held_out is None
+    assert pooled.forgetting is not None  # both ends are of the same version

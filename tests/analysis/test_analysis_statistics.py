@@ -167,3 +167,23 @@ def test_pooled_intervals_cover_the_truth(spread: float) -> None:
         assert found is not None
         hits += found.low <= truth <= found.high
     assert hits / trials > 0.92
+
+
+def test_pooled_intervals_cover_the_truth_where_questions_share_pictures() -> None:
+    """Runs differ question by question; what a picture has in common stays in their mean."""
+    chance, truth, hits, trials = np.random.default_rng(5), 0.1, 0, 200
+    pictures, asked = 60, 8
+    clusters = tuple(str(number // asked) for number in range(pictures * asked))
+    for _ in range(trials):
+        shared = np.repeat(0.2 * chance.normal(size=pictures), asked)
+        runs = []
+        for _ in range(6):
+            values = truth + shared + 0.5 * chance.normal(size=pictures * asked)
+            named = {str(place): float(x) for place, x in enumerate(values)}
+            effect = design_effect(list(named.values()), clusters)
+            moments = (Moments.of(named.values()),)
+            runs.append([Contrast(float(values.mean()), moments, "t", effect, named, clusters)])
+        found = pooled_change(runs, [1] * 6)
+        assert found is not None
+        hits += found.low <= truth <= found.high
+    assert hits / trials > 0.92

@@ -54,6 +54,13 @@ def test_one_of_several_references_gives_the_form() -> None:
         ("C:000", ("A", "C"), True),
         ("red", ("blue",), False),
         ("anything", ("",), False),
+        ("A2:00", ("A",), True),
+        ("azure", ("A",), False),
+        ("yes-men", ("yes",), False),
+        ("15", ("1",), False),
+        ("6:45", ("6",), False),
+        ("1.5", ("1",), False),
+        ("7 birds", ("7",), True),
     ],
 )
 def test_answers_that_begin_right(answer: str, references: tuple[str, ...], expected: bool) -> None:
@@ -124,3 +131,10 @@ def test_both_exports_hold_them(counted: Run) -> None:
     pooled = pooled_to_dict(counted.record, [counted])["arms"][0]["answer_forms"]
     assert single == pooled
     assert single[0]["share"]["value"] == pytest.approx(0.5)
+    assert "verdict" not in single[0]["share"]  # a rise of foreign answers is no gain
+
+
+def test_answers_that_contradict_the_scores_are_not_used(counted: Run) -> None:
+    off = [one.model_copy(update={"value": 0.9}) for one in counted.record.scores]
+    record = counted.record.model_copy(update={"scores": tuple(off)})
+    assert form_shifts([Run(record, counted.samples)], "wide") == ()

@@ -99,6 +99,10 @@ def test_option_by_its_text_where_choices_are_known(text, letter):
 def test_option_whose_choices_are_letters_themselves():
     assert read_option("The answer is (D).", ("A", "B", "C", "D")) == "d"
     assert read_option("E", ("A", "B", "C", "D")) is None
+    letters = tuple("ABCDEFGHIJ")  # its I is no option where it is the pronoun
+    for said in ("I think it is a gull", "I am not sure", "It has a B-like mark"):
+        assert read_option(said, letters) is None
+    assert read_option("I", letters) == "i"
     assert METRICS["option"].score("bird 30", ["bird 30"], [f"bird {n}" for n in range(40)]) == 0.0
 
 
@@ -168,7 +172,7 @@ def test_any_reference_may_match_and_an_unreadable_one_matches_nothing():
 def test_versions_name_metric_and_revision():
     assert {name: metric.version for name, metric in METRICS.items()} == {
         name: f"{name}/1" for name in (*RIGHT_OR_WRONG, "vqa", "anls", "relaxed", "f1", "bleu")
-    }
+    } | {"option": "option/2"}
 
 
 def test_unknown_metric_names_the_nearest():

@@ -59,6 +59,29 @@ def mean(rows):
 
 def most(rows):
     return max(row["score"] for row in rows) + 1
+
+
+def one_picture(doc):
+    return [Image.new("RGB", (84, 84), "red")]
+
+
+def judge_half(doc, results):
+    right = float(results[0].strip().lower() == doc["choices"][doc["gold"]])
+    return {"halves": {"half": int(doc["question"].split()[-1]) >= 6, "score": right}}
+
+
+def mean_of_halves(rows):
+    halves = [[row["score"] for row in rows if row["half"] == half] for half in (False, True)]
+    return sum(sum(half) / len(half) for half in halves if half) / sum(map(bool, halves))
+"""
+SHARED = "doc_to_visual: !function utils.one_picture\ndoc_to_text: !function utils.question\n"
+HALVES = """
+output_type: generate_until
+doc_to_target: "{{choices[gold]}}"
+process_results: !function utils.judge_half
+generation_kwargs: {max_new_tokens: 5, temperature: 0, do_sample: false}
+metric_list:
+  - {metric: halves, aggregation: !function utils.mean_of_halves, higher_is_better: true}
 """
 SHOWN = "doc_to_visual: !function utils.pictures\ndoc_to_text: !function utils.question\n"
 VQA = """
@@ -125,7 +148,7 @@ def write_lm_eval(folder: Path, count: int = 12) -> Path:
 
 
 def write_lmms_eval(folder: Path, count: int = 8) -> Path:
-    """A folder of lmms-eval tasks with pictures: see_open, see_own, see_choice."""
+    """A folder of lmms-eval tasks with pictures: see_open, see_own and others."""
     folder.mkdir(parents=True, exist_ok=True)
     shown = rows(count)
     for number, row in enumerate(shown):
@@ -138,4 +161,6 @@ def write_lmms_eval(folder: Path, count: int = 8) -> Path:
     write_task(folder, "see_open", VQA, data, SHOWN)
     write_task(folder, "see_own", OWN_JUDGE, data, SHOWN)
     write_task(folder, "see_choice", MULTIPLE_CHOICE, data, SHOWN)
+    write_task(folder, "see_one", VQA, data, SHARED)
+    write_task(folder, "see_halves", HALVES, data, SHOWN)
     return folder

@@ -9,6 +9,7 @@ from harness_tasks import rows
 from PIL import ImageFile
 
 from narrowtune.data.example import Example, ImagePart, Message, TextPart
+from narrowtune.errors import InputError
 from narrowtune.evaluation import evaluate
 from narrowtune.evaluation.harness import Asked, open_task
 from narrowtune.models.loading import load_model
@@ -99,3 +100,19 @@ def test_a_truncated_picture_is_still_one(pico, lmms_tasks):
 
     assert lmms_eval.api.task is not None
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_questions_on_one_picture_are_one_cluster(pico, lmms_tasks):
+    apart = open_task(Asked("lmms-eval", "see_open", include_path=lmms_tasks), pico.processing)
+    shared = open_task(Asked("lmms-eval", "see_one", include_path=lmms_tasks), pico.processing)
+    assert len({row["cluster"] for row in apart.score(pico.model).samples}) == 8
+    assert len({row["cluster"] for row in shared.score(pico.model).samples}) == 1
+
+
+def test_an_average_over_categories_is_noticed(pico, lmms_tasks):
+    """Six of one category, two of the other: answers right in turn would hide the difference."""
+    asked = Asked("lmms-eval", "see_halves", include_path=lmms_tasks)
+    with pytest.raises(InputError, match="set metric to one of halves"):
+        open_task(asked, pico.processing)
+    chosen = Asked("lmms-eval", "see_halves", "halves", include_path=lmms_tasks)
+    assert open_task(chosen, pico.processing).version.endswith("+sample-mean")

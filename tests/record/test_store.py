@@ -34,13 +34,14 @@ def test_a_record_reads_back_equal(record: Record, tmp_path: Path) -> None:
     ("content", "says"),
     [
         ("{", "not a valid record"),
+        ("\xff", "not a valid record"),
         ("[]", "not a valid record"),
         ('{"schema_version": 99}', "record schema 99"),
         ('{"schema_version": 1}', "not a valid record"),
     ],
 )
 def test_what_is_no_record_is_refused(content: str, says: str, tmp_path: Path) -> None:
-    (tmp_path / "record.json").write_text(content)
+    (tmp_path / "record.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(InputError, match=says):
         read_record(tmp_path)
 

@@ -72,11 +72,13 @@ def test_damaged_predictions_are_named_by_line(tmp_path: Path) -> None:
     record = write_run(tmp_path, arms=("gate-up",), n=3)
     path = predictions_path(tmp_path, "base", "base", "counting")
     good = path.read_text("utf-8").splitlines()
-    path.write_text("\n".join([good[0], "{", good[0], '{"id": 1}']))
+    nan = good[1].replace('"score": 1.0', '"score": NaN').replace('"score": 0.0', '"score": NaN')
+    odd = [good[0], "{", good[0], '{"id": 1}', "[1]", nan]
+    path.write_bytes("\n".join(odd).encode() + b"\n\xff\xfe")
     with pytest.raises(InputError) as caught:
         read_samples(tmp_path, record)
     assert [problem.split(" ")[0] for problem in caught.value.problems] == [
-        f"{path}:{line}" for line in (2, 3, 4)
+        f"{path}:{line}" for line in (2, 3, 4, 5, 6, 7)
     ]
 
 

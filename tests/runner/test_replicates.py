@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from narrowtune import pico
 from narrowtune.analysis import pooled_to_dict
@@ -164,6 +165,40 @@ def test_a_seed_that_was_added_is_run_and_the_others_are_kept(home: Path, out: P
     assert _numbers(record) == _numbers(read_record(out))
     with pytest.raises(InputError, match="another experiment"):  # seed 7 would be lost
         run(plan(experiment(seeds=[0]), home), folder, resume=True, options=QUIET)
+
+
+def test_the_base_answers_again_where_its_answers_are_gone(home: Path, out: Path) -> None:
+    folder = home / "gone"
+    shutil.copytree(out, folder)
+    shutil.rmtree(folder / "order-2")
+    predictions_path(folder / "order-1/seed-0", BASE, BASE, "charts").unlink()
+    record = run(plan(experiment(), home), folder, resume=True, options=QUIET)
+    assert record.status == "complete"
+    assert _numbers(record) == _numbers(read_record(out))
+
+
+def test_scores_of_another_version_are_not_added_to(home: Path, out: Path) -> None:
+    folder, resolved = home / "versions", plan(experiment(), home)
+    with pytest.raises(Interrupted):
+        run(resolved, folder, options=QUIET, observer=StopIn(1))
+    path = folder / "order-1/seed-0/record.json"
+    path.write_text(path.read_text().replace("exact/1", "exact/0"))
+    with pytest.raises(InputError, match="charts was judged by exact/0"):
+        run(resolved, folder, resume=True, options=QUIET)
+
+
+def test_the_digest_covers_every_row_that_any_entry_reads(home: Path) -> None:
+    data = home / "twice"
+    pico.write(data, "charts", "test", 8)
+    test = f"{data}/charts/test.jsonl"
+    tasks = [
+        {"name": "long", "test": test, "metric": "exact"},
+        {"name": "short", "test": test, "metric": "exact", "limit": 2},
+    ]
+    before = plan(experiment(held_out=tasks), home).digest
+    image = sorted((data / "charts").rglob("*00006.png"))[0]
+    Image.new("RGB", (84, 84), "red").save(image)
+    assert plan(experiment(held_out=tasks), home).digest != before
 
 
 def _numbers(record: Record) -> dict[tuple[str, ...], float]:

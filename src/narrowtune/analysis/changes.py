@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from narrowtune.analysis.estimate import Estimate, average_score
 from narrowtune.analysis.matrix import (
     BASE_POINT,
+    agreeing_pairs,
     change_over,
     held_out_names,
     score_table,
@@ -140,7 +141,7 @@ def held_out_average(record: Record, arm: str, stage: str) -> Estimate | None:
 
 def flips(record: Record, arm: str, stage: str, task: str, samples: Samples) -> Flips | None:
     """The answers to a task that differ from base's after a stage; None without predictions."""
-    pairs = samples.paired(BASE_POINT, (arm, stage), task)
+    pairs = agreeing_pairs(record, samples, task, (arm, stage))
     if pairs is None:
         return None
     score = score_table(record).get((arm, stage, task))

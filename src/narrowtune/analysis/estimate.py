@@ -109,7 +109,8 @@ class Contrast:
 
     `moments` are those of the per-sample differences (one entry, paired), or of the scores after
     and before (two entries, unpaired). `design_effect` is how many times the variance grows
-    because samples share clusters (images, passages); `differences` are the paired ones by sample.
+    because samples share clusters (images, passages); `differences` are the paired ones by sample,
+    `clusters` the cluster of each, all their own where it is empty.
     """
 
     value: float
@@ -117,6 +118,7 @@ class Contrast:
     task: str = ""
     design_effect: float = 1.0
     differences: Mapping[str, float] = field(default_factory=dict)
+    clusters: tuple[str, ...] = ()
 
     @property
     def pairing(self) -> Pairing:

@@ -111,7 +111,7 @@ def _recovery(runs: Runs, arm: str) -> list[dict[str, Any]]:
 
 
 def _forms(runs: Runs, arm: str) -> list[dict[str, Any]]:
-    return [asdict(one) | {"share": _estimate(one.share)} for one in form_shifts(runs, arm)]
+    return [asdict(one) for one in form_shifts(runs, arm)]
 
 
 def finite(value: float) -> float | None:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Literal
 
 from narrowtune.analysis.estimate import Contrast, Estimate
-from narrowtune.analysis.matrix import BASE_POINT, paired_contrast, stage_names
+from narrowtune.analysis.matrix import agreeing_pairs, paired_contrast, stage_names
 from narrowtune.analysis.pooling import pooled_change
 from narrowtune.analysis.replicates import Run, Runs, finished
 from narrowtune.analysis.samples import Sample
@@ -55,10 +55,23 @@ def foreign(sample: Sample) -> bool:
 
 
 def begun(sample: Sample) -> bool:
-    """Whether the answer begins with one of the sample's references and goes on after it."""
+    """Whether the answer begins with one of the sample's references and goes on in another way.
+
+    "no:050" begins with "no", and "A2:00" with "A"; "azure" is another word than "A", and "15",
+    "1.5" and "1:15" are other numbers and times than "1".
+    """
     answer = sample.prediction.strip().lower()
     rights = (one.strip().lower() for one in sample.references)
-    return any(right and answer != right and answer.startswith(right) for right in rights)
+    return any(right and _goes_on(answer, right) for right in rights)
+
+
+def _goes_on(answer: str, right: str) -> bool:
+    if not answer.startswith(right) or answer == right:
+        return False
+    last, following = right[-1], answer[len(right)]
+    same_word = last.isalpha() and (following.isalpha() or following in "'-")
+    same_number = last.isdigit() and (following.isdigit() or following in ".,:/")
+    return not (same_word or same_number)
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ class FormShift:
         lost: How many answers scored lower than at base, over all tasks and runs.
         lost_foreign: The share of those that are foreign; None where none was lost.
         lost_begun: The share of those that begin with a right answer and go on in another way, as
-            "no:50" does; of letters some begin right by chance.
+            "no:050" does. Some do by chance: one of four letters is right in a quarter.
     """
 
     skill: str
@@ -123,7 +136,7 @@ def _pairs(run: Run, arm: str, skill: str) -> Iterator[tuple[str, Pairs]]:
     """Each generated held-out task with its answers at base and after the skill."""
     for task in run.record.experiment.held_out:
         if isinstance(task, TaskSpec) and task.scoring == "generate":
-            pairs = run.samples.paired(BASE_POINT, (arm, skill), task.name)
+            pairs = agreeing_pairs(run.record, run.samples, task.name, (arm, skill))
             if pairs is not None:
                 yield task.name, pairs
 

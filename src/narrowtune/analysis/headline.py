@@ -47,16 +47,17 @@ def pooled_headline(record: Record, runs: Runs) -> str:
     skills = counted(len(stage_names(record)), "skill")
     most = max(row.runs for row in rows)
     ranked = sorted(rows, key=lambda row: row.held_out.mean.value if row.held_out else 0.0)
-    told = [f"Over {counted(most, 'replicate')} of {skills}, {_pooled_row(ranked[-1])}"]
+    told = [f"Over {counted(most, 'replicate')} of {skills}, {_pooled_row(ranked[-1], most)}"]
     if len(ranked) > 1:
-        told.append(f"{_pooled_row(ranked[0])}")
+        told.append(f"{_pooled_row(ranked[0], most)}")
     sentences = ["; ".join(told) + "."]
     compared = pooled_against_widest(runs)
     if compared:
         verdict = _verdict(compared)
         sentences.append(f"Against {compared[0].other}, which trains most, {verdict}.")
     if record.status != "complete":
-        done = f"{most} of {len(record.experiment.replicates)} replicates"
+        complete = sum(row.status == "complete" for row in record.replicates)
+        done = f"{complete} of {len(record.experiment.replicates)} replicates"
         sentences.append(f"The run is not complete (status: {record.status}, {done}).")
     broken = [row.arm for row in rows if row.ledger is not None and not row.ledger.held]
     if broken:
@@ -64,10 +65,11 @@ def pooled_headline(record: Record, runs: Runs) -> str:
     return " ".join(sentences)
 
 
-def _pooled_row(row: PooledArm) -> str:
+def _pooled_row(row: PooledArm, most: int) -> str:
     assert row.learning is not None
+    name = row.arm if row.runs == most else f"{row.arm} (over {row.runs} of them)"
     verb = "learned" if row.learning.verdict == "better" else "shows no clear learning:"
-    text = f"{row.arm} {verb} {with_bounds(row.learning)}"
+    text = f"{name} {verb} {with_bounds(row.learning)}"
     if row.held_out is None:
         return text
     over = counted(row.held_out.mean.tasks, "held-out task")

@@ -59,6 +59,11 @@ def stage_names(record: Record) -> tuple[str, ...]:
     return tuple(stage.name for stage in record.experiment.stages)
 
 
+def target_names(record: Record) -> tuple[str, ...]:
+    """The stages that have a test, in the order they are taught."""
+    return tuple(stage.name for stage in record.experiment.stages if stage.test is not None)
+
+
 def held_out_names(record: Record) -> tuple[str, ...]:
     """The held-out tasks in the experiment's order."""
     return tuple(task.name for task in record.experiment.held_out)
@@ -74,21 +79,42 @@ def contrast(
 ) -> Contrast | None:
     """One task's change from `before` to `after`, up being better; None if a score is missing.
 
+    None too where the two were judged by other versions of the task: they do not compare.
+
     It is paired when both models' answers to the same samples are at hand and agree with the
     scores in the record; stale or partial predictions are not used.
     """
     old, new = table.get((*before, task)), table.get((*after, task))
-    if old is None or new is None:
+    if old is None or new is None or old.task_version != new.task_version:
         return None
     if not new.higher_is_better:
         old, new, before, after = new, old, after, before
-    pairs = samples.paired(before, after, task)
+    pairs = _agreeing(samples.paired(before, after, task), old, new)
     if pairs is not None:
-        scores = [(a.part, b.part) for a, b in pairs]
-        if _agrees(old, [a for a, _ in scores]) and _agrees(new, [b for _, b in scores]):
-            moved = paired_contrast(task, pairs, lambda sample: sample.part)
-            return replace(moved, value=new.value - old.value)
+        moved = paired_contrast(task, pairs, lambda sample: sample.part)
+        return replace(moved, value=new.value - old.value)
     return Contrast(new.value - old.value, (Moments.of_score(new), Moments.of_score(old)), task)
+
+
+def agreeing_pairs(
+    record: Record, samples: Samples, task: str, point: Point
+) -> Sequence[tuple[Sample, Sample]] | None:
+    """A task's answers at base and at `point`; None where they don't add up to the scores."""
+    table = score_table(record)
+    old, new = table.get((*BASE_POINT, task)), table.get((*point, task))
+    if old is None or new is None:
+        return None
+    return _agreeing(samples.paired(BASE_POINT, point, task), old, new)
+
+
+def _agreeing(
+    pairs: Sequence[tuple[Sample, Sample]] | None, old: Score, new: Score
+) -> Sequence[tuple[Sample, Sample]] | None:
+    if pairs is None or old.task_version != new.task_version:
+        return None
+    parts = [(a.part, b.part) for a, b in pairs]
+    agree = _agrees(old, [a for a, _ in parts]) and _agrees(new, [b for _, b in parts])
+    return pairs if agree else None
 
 
 def paired_contrast(
@@ -103,6 +129,7 @@ def paired_contrast(
         task,
         design_effect(differences, clusters),
         {a.id: d for (a, _), d in zip(pairs, differences, strict=True)},
+        tuple(clusters),
     )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean, variance
 
+from narrowtune.analysis.clusters import design_effect
 from narrowtune.analysis.estimate import Contrast, Estimate, Moments, Pairing, average_change
 
 
@@ -82,7 +83,9 @@ def _task_over_samples(group: Sequence[Contrast], weight: float) -> tuple[float,
     ids = group[0].differences.keys()
     if ids and all(one.differences.keys() == ids for one in group):
         means = [fmean(one.differences[name] for one in group) for name in ids]
-        effect = max(one.design_effect for one in group)
+        # Of the means, not of a single run: averaging over runs takes out what runs differ in, and
+        # what a cluster has in common stays.
+        effect = design_effect(means, group[0].clusters or tuple(ids))
         whole = replace(group[0], moments=(Moments.of(means),), design_effect=effect)
         return whole.adjusted(weight)
     parts = [one.adjusted(weight) for one in group]

@@ -56,8 +56,10 @@ def _later(run: Run, stage: str) -> bool:
 
 
 def _recovery(runs: Runs, arm: str, stage: str) -> Recovery | None:
-    falls = [_fall(run, arm, stage) for run in runs]
-    rises = [_rise(run, arm, stage) for run in runs]
+    both = [(run, _fall(run, arm, stage), _rise(run, arm, stage)) for run in runs]
+    whole = [one for one in both if one[1] and one[2]]  # without base, a first stage has no fall
+    runs, falls = [one[0] for one in whole], [one[1] for one in whole]
+    rises = [one[2] for one in whole]
     orders = [run.order for run in runs]
     drop, regained = pooled_change(falls, orders), pooled_change(rises, orders)
     if drop is None or regained is None or drop.verdict != "worse":

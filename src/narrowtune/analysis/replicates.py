@@ -15,6 +15,7 @@ from narrowtune.analysis.matrix import (
     held_out_names,
     score_table,
     stage_names,
+    target_names,
 )
 from narrowtune.analysis.pooling import pooled_change, spread_of_runs
 from narrowtune.analysis.samples import NO_SAMPLES, Samples
@@ -164,8 +165,7 @@ def seed_spread(runs: Runs, arm: str) -> float | None:
 
 def _is_finished(record: Record, arm: str) -> bool:
     table, stages = score_table(record), stage_names(record)
-    scored = [spec.name for spec in record.experiment.stages if spec.test is not None]
-    tasks = [*scored, *held_out_names(record)]
+    tasks = [*target_names(record), *held_out_names(record)]
     return all((arm, stage, task) in table for stage in stages for task in tasks)
 
 

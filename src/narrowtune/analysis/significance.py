@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from narrowtune.analysis.estimate import Estimate
 from narrowtune.analysis.matrix import (
     BASE_POINT,
+    agreeing_pairs,
     change_over,
     held_out_names,
     score_table,
@@ -69,7 +70,7 @@ def paired_tests(
 
 
 def _test(record: Record, samples: Samples, point: Point, task: str) -> PairedTest | None:
-    pairs = samples.paired(BASE_POINT, point, task)
+    pairs = agreeing_pairs(record, samples, task, point)
     change = change_over(record, samples, [(task, BASE_POINT, point)])
     if pairs is None or change is None:
         return None

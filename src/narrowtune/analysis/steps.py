@@ -11,6 +11,7 @@ from narrowtune.analysis.matrix import (
     held_out_names,
     score_table,
     stage_names,
+    target_names,
 )
 from narrowtune.analysis.samples import NO_SAMPLES, Point
 from narrowtune.record import Record
@@ -18,19 +19,19 @@ from narrowtune.record import Record
 
 def learning_steps(record: Record, arm: str) -> list[Step]:
     """Every target from base to right after its own stage."""
-    return [(stage, BASE_POINT, (arm, stage)) for stage in stage_names(record)]
+    return [(stage, BASE_POINT, (arm, stage)) for stage in target_names(record)]
 
 
 def forgetting_steps(record: Record, arm: str) -> list[Step]:
     """Every target but the last from right after its own stage to the end."""
-    *earlier, last = stage_names(record)
-    return [(stage, (arm, stage), (arm, last)) for stage in earlier]
+    last = stage_names(record)[-1]
+    return [(stage, (arm, stage), (arm, last)) for stage in _earlier(record)]
 
 
 def overall_steps(record: Record, arm: str) -> list[Step]:
     """Every target from base to the end."""
-    stages = stage_names(record)
-    return [(stage, BASE_POINT, (arm, stages[-1])) for stage in stages]
+    last = stage_names(record)[-1]
+    return [(stage, BASE_POINT, (arm, last)) for stage in target_names(record)]
 
 
 def held_out_steps(record: Record, arm: str, stage: str, since: str | None = None) -> list[Step]:
@@ -41,13 +42,13 @@ def held_out_steps(record: Record, arm: str, stage: str, since: str | None = Non
 
 def from_best_steps(record: Record, arm: str) -> list[Step]:
     """Every target but the last from where it stood best before the end, to the end."""
-    *earlier, last = stage_names(record)
-    return [(task, _best(record, arm, task), (arm, last)) for task in earlier]
+    last = stage_names(record)[-1]
+    return [(task, _best(record, arm, task), (arm, last)) for task in _earlier(record)]
 
 
 def learned_more_steps(record: Record, arm: str, other: str) -> list[Step]:
     """Every target right after its own stage, from `other` to `arm`."""
-    return [(stage, (other, stage), (arm, stage)) for stage in stage_names(record)]
+    return [(stage, (other, stage), (arm, stage)) for stage in target_names(record)]
 
 
 def kept_more_steps(record: Record, arm: str, other: str) -> list[Step]:
@@ -63,6 +64,12 @@ def worst_stage(record: Record, arm: str) -> str | None:
         if found := contrasts_over(record, NO_SAMPLES, held_out_steps(record, arm, stage)):
             means[stage] = fmean(one.value for one in found)
     return min(means, key=lambda stage: means[stage], default=None)
+
+
+def _earlier(record: Record) -> list[str]:
+    """Targets after whose stage another one came."""
+    last = stage_names(record)[-1]
+    return [stage for stage in target_names(record) if stage != last]
 
 
 def _best(record: Record, arm: str, task: str) -> Point:

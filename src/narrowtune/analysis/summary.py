@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,13 @@ from narrowtune.analysis.changes import (
     overall,
 )
 from narrowtune.analysis.estimate import Estimate
-from narrowtune.analysis.matrix import arm_names, change_over, held_out_names, stage_names
+from narrowtune.analysis.matrix import (
+    arm_names,
+    change_over,
+    held_out_names,
+    stage_names,
+    target_names,
+)
 from narrowtune.analysis.samples import NO_SAMPLES, Samples
 from narrowtune.analysis.steps import kept_more_steps, learned_more_steps
 from narrowtune.record import Record
@@ -99,8 +105,7 @@ def summarise_arm(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> Ar
     learned = learning_by_stage(record, arm, samples)
     kept = held_out_by_stage(record, arm, samples)
     stages = stage_names(record)
-    known = kept if held_out_names(record) else learned
-    done = tuple(stage for stage in stages if stage in learned and stage in known)
+    done = tuple(stage for stage in stages if _is_done(record, arm, stage, learned, kept))
     return ArmSummary(
         arm=arm,
         finished=done == stages,
@@ -115,6 +120,19 @@ def summarise_arm(record: Record, arm: str, samples: Samples = NO_SAMPLES) -> Ar
         cost=arm_cost(record, arm),
         ledger=arm_ledger(record, arm),
     )
+
+
+def _is_done(
+    record: Record,
+    arm: str,
+    stage: str,
+    learned: Mapping[str, Estimate],
+    kept: Mapping[str, HeldOutChange],
+) -> bool:
+    """Whether a stage was taught and, as far as there are tests, scored."""
+    taught = any((row.arm, row.stage) == (arm, stage) for row in record.cost)
+    tested = stage in learned if stage in target_names(record) else taught
+    return tested and (stage in kept or not held_out_names(record))
 
 
 def compare_arms(record: Record, arm: str, other: str, samples: Samples = NO_SAMPLES) -> Comparison:

@@ -34,6 +34,10 @@ def report_command(
     record = read_record(folder)
     home = folder if folder.is_dir() else folder.parent
     try:
+        for replicate in record.replicates:
+            page = home / replicate.name / "report.html"
+            if not page.exists():  # the gathered page links to it
+                write_html(read_record(page.parent), page)
         path = write_html(record, home / "report.html")
     except OSError as error:
         raise InputError(f"cannot write the report into {home}: {error.strerror}") from error

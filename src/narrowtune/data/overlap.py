@@ -101,10 +101,11 @@ def find_overlaps(
         tested: Test rows by task.
     """
     sizes = _shared_sizes(taught, tested)
-    known = {stage: _index(_File(rows, sizes)) for stage, rows in taught.items()}
+    drafts = _shared_drafts(sizes, taught, tested)
+    known = {stage: _index(_File(rows, sizes, drafts)) for stage, rows in taught.items()}
     found: list[Overlap] = []
     for task, rows in tested.items():
-        file = _File(rows, sizes)
+        file = _File(rows, sizes, drafts)
         for stage, index in known.items():
             pictures = [(row.source, index.picture(file.pictures(row.messages))) for row in rows]
             asked = [(row.source, index.question(file.final(row))) for row in rows]
@@ -132,6 +133,21 @@ def _shared_sizes(*sides: Mapping[str, Sequence[Example]]) -> Sizes:
     return {size: size not in others for size in shared}
 
 
+def _shared_drafts(sizes: Sizes, *sides: Mapping[str, Sequence[Example]]) -> frozenset[bytes]:
+    """Digests at an eighth of the size that both sides have: worth looking at in full."""
+    drafts = [
+        {
+            pixel_digest(path, drafted=True)
+            for rows in side.values()
+            for row in rows
+            for path in row.images
+            if sizes.get(image_size(path), False)
+        }
+        for side in sides
+    ]
+    return frozenset(set.intersection(*drafts))
+
+
 def _index(file: _File) -> _Taught:
     index = _Taught()
     for row in file.rows:
@@ -143,11 +159,12 @@ def _index(file: _File) -> _Taught:
 
 
 class _File:
-    """Reads questions off a file's rows; `sizes` are those of images that could be shared."""
+    """Reads questions off a file's rows; `sizes` and `drafts` are what images could share."""
 
-    def __init__(self, rows: Sequence[Example], sizes: Sizes) -> None:
+    def __init__(self, rows: Sequence[Example], sizes: Sizes, drafts: frozenset[bytes]) -> None:
         self.rows = rows
         self._sizes = sizes
+        self._drafts = drafts
         self._hints = _common([_lines(_last_words(row.prompt)) for row in rows])
 
     def pictures(self, messages: Iterable[Message]) -> tuple[bytes, ...]:
@@ -159,7 +176,8 @@ class _File:
         size = image_size(path)
         if size not in self._sizes:
             return str(path).encode()
-        return pixel_digest(path, drafted=self._sizes[size])
+        draft = pixel_digest(path, drafted=True) if self._sizes[size] else None
+        return draft if draft is not None and draft not in self._drafts else pixel_digest(path)
 
     def final(self, row: Example) -> _Asked:
         """What the last answer answers."""

@@ -43,7 +43,7 @@ def score(model: nn.Module, task: PreparedTask) -> TaskResult:
     return TaskResult(
         value=value,
         n=len(parts),
-        stderr=standard_error(parts),
+        stderr=standard_error(parts, task.clusters),
         task_version=task.version,
         higher_is_better=task.metric.higher_is_better,
         samples=samples,

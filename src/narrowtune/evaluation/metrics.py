@@ -94,7 +94,7 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("exact", 1, "words", _whole(_words)),
-        Metric("option", 1, "a choice's letter", read_option),
+        Metric("option", 2, "a choice's letter", read_option),
         Metric("number", 1, "a number", _whole(read_number)),
         Metric("clock", 1, "a time as HH:MM", _whole(read_clock), best(times_agree)),
         Metric("yes_no", 1, "yes or no", _whole(read_yes_no)),

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, get_args
 
+from narrowtune.analysis.clusters import design_effect
 from narrowtune.data.example import Example
 from narrowtune.data.formats import shorten
 from narrowtune.errors import InputError, Problems, nearest
@@ -155,8 +156,10 @@ def _of_images(images: Sequence[Path]) -> str:
     return hashlib.sha256(b"".join(sorted(path.read_bytes() for path in images))).hexdigest()[:16]
 
 
-def standard_error(scores: Sequence[float]) -> float:
+def standard_error(scores: Sequence[float], clusters: Sequence[str] = ()) -> float:
     """Standard error of the mean: sample standard deviation (n - 1) over the root of n.
+
+    Where samples share clusters it grows by the root of the design effect (`analysis.clusters`).
 
     For right-or-wrong scores that is sqrt(p (1 - p) / (n - 1)), as lm-eval reports it. One sample
     tells nothing about spread, so n = 1 gives 0.5, the largest value any n can give, not 0.
@@ -164,7 +167,9 @@ def standard_error(scores: Sequence[float]) -> float:
     """
     if len(scores) < 2:
         return 0.5
-    return statistics.stdev(scores) / math.sqrt(len(scores))
+    alone = statistics.stdev(scores) / math.sqrt(len(scores))
+    own = [one or f"#{place}" for place, one in enumerate(clusters)]
+    return alone * math.sqrt(design_effect(scores, own)) if own else alone
 
 
 def prepare(processing: Processing, examples: Iterable[Example], how: How) -> PreparedTask:

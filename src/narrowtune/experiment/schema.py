@@ -27,6 +27,7 @@ MetricName = Literal[
     "exact", "option", "number", "clock", "yes_no", "vqa", "anls", "relaxed", "f1", "bleu"
 ]
 Scoring = Literal["generate", "likelihood", "likelihood-sum"]
+Seed = Annotated[int, Field(lt=2**31)]
 ProbeName = Literal["kl", "answer_bias", "number_bias"]
 OverlapKind = Literal["images", "questions"]
 Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", description="Letters, digits, _ . + -")
@@ -253,8 +254,8 @@ class Experiment(Section):
     """
 
     model: ModelSpec
-    seed: int = 0
-    seeds: tuple[int, ...] = ()
+    seed: Seed = 0
+    seeds: tuple[Seed, ...] = ()
     orders: Literal["all"] | tuple[tuple[str, ...], ...] = ()
     stages: tuple[StageSpec, ...] = Field(min_length=1)
     held_out: tuple[HeldOut, ...] = ()
@@ -278,7 +279,10 @@ class Experiment(Section):
     @field_validator("orders", mode="before")
     @classmethod
     def _orders_shape(cls, given: Any) -> Any:
-        lists = isinstance(given, list | tuple) and all(isinstance(o, list | tuple) for o in given)
+        lists = isinstance(given, list | tuple) and all(
+            isinstance(order, list | tuple) and all(isinstance(name, str) for name in order)
+            for order in given
+        )
         if given == "all" or lists:
             return given
         raise ValueError(f"give 'all', or lists of stage names as [[a, b], [b, a]], not {given!r}")

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from narrowtune.errors import InputError
 from narrowtune.record.schema import SCHEMA_VERSION, Record
 
@@ -50,7 +48,7 @@ def read_record(path: str | Path) -> Record:
                 f"{file} has record schema {version}; this narrowtune reads {SCHEMA_VERSION}"
             )
         return Record.model_validate(raw)
-    except (json.JSONDecodeError, AttributeError, ValidationError) as error:
+    except (ValueError, AttributeError) as error:  # pydantic's are ValueErrors too
         raise InputError(f"{file} is not a valid record: {error}") from error
 
 

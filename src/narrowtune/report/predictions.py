@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def _read_file(path: Path, problems: list[str]) -> dict[str, Sample]:
     for number, line in _lines(path):
         try:
             sample = _sample(json.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             problems.append(f"{path}:{number} is not a prediction ({error!r})")
             continue
         if sample.id in samples:
@@ -61,7 +62,8 @@ def _read_file(path: Path, problems: list[str]) -> dict[str, Sample]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8") as lines:
+    # What is no UTF-8 becomes a mark, and its line no valid prediction or a visibly odd one.
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield number, line
@@ -69,12 +71,14 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _sample(row: Any) -> Sample:
     references = tuple(str(reference) for reference in row.get("references", ()))
-    part = row.get("contribution")
+    part, score = row.get("contribution"), float(row["score"])
+    if not math.isfinite(score):
+        raise ValueError(f"score {score}")
     return Sample(
         str(row["id"]),
         str(row["prediction"]),
         references,
-        float(row["score"]),
+        score,
         None if part is None else float(part),
         str(row.get("cluster", "")),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from narrowtune.record import BASE, Score, predictions_path, read_record
 from narrowtune.runner.arm import Session
@@ -22,19 +23,23 @@ def borrow_base(session: Session) -> None:
     same = ("model_sha256", "dtype", *HARDWARE)
     if any(earlier.environment.get(k) != journal.record.environment.get(k) for k in same):
         return
+    versions = {task.name: task.prepared.version for task in session.plan.tasks}
     for score in earlier.scores:
-        if score.arm == BASE and not journal.has("scores", arm=BASE, stage=BASE, task=score.task):
-            _borrow(session, score)
+        mine = score.arm == BASE and versions.get(score.task) == score.task_version
+        if mine and not journal.has("scores", arm=BASE, stage=BASE, task=score.task):
+            _borrow(session, source, score)
     readings = [row for row in earlier.readings if row.get("arm") == BASE]
     if readings and not journal.has("readings", arm=BASE):
         journal.add(readings=readings)
 
 
-def _borrow(session: Session, score: Score) -> None:
-    assert session.base_from is not None
+def _borrow(session: Session, source: Path, score: Score) -> None:
     place = (BASE, BASE, score.task)
+    theirs = predictions_path(source, *place)
+    if not theirs.is_file():
+        return  # a user may have taken it away; the base answers again
     if session.engine.is_main:
         answers = predictions_path(session.folder, *place)
         answers.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(predictions_path(session.base_from, *place), answers)
+        shutil.copyfile(theirs, answers)
     session.journal.add(scores=[score])

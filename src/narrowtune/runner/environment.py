@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
-_PACKAGES = ("narrowtune", "torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow")
+_PACKAGES = (
+    "narrowtune", "torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow",
+    "sacrebleu", "lm_eval", "lmms_eval",
+)  # fmt: skip
 
 HARDWARE = ("device", "device_name", "threads", "processes", "packages")
 """What of the environment may move the last bits of a result."""

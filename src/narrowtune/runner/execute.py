@@ -122,6 +122,24 @@ def _compare(before: dict[str, Any], now: dict[str, Any], observer: Observer) ->
             observer.note(f"note: {key} was {before[key]}, is {now[key]}; bits may differ")
 
 
+def _same_versions(session: Session) -> None:
+    """Refuse to add scores to a record whose earlier ones were judged otherwise.
+
+    Raises:
+        InputError: With every task whose version has changed.
+    """
+    now = {task.name: task.prepared.version for task in session.plan.tasks}
+    before = {score.task: score.task_version for score in session.journal.record.scores}
+    problems = [
+        f"task {task} was judged by {version} when this run was begun, and is by {now[task]} now; "
+        "go on with the packages it was begun with, or start a new run with --out"
+        for task, version in before.items()
+        if now.get(task, version) != version
+    ]
+    if problems:
+        raise InputError(problems)
+
+
 def _everything(session: Session) -> None:
     plan, journal = session.plan, session.journal
     journal.status("running")
@@ -133,6 +151,7 @@ def _everything(session: Session) -> None:
     facts["model_sha256"] = digest(dict(snapshot.whole))
     facts["weights_sha256"] = snapshot.digest  # what deltas call their base by
     _compare(journal.record.environment, facts, session.observer)
+    _same_versions(session)
     journal.environment(facts | {"sessions": journal.record.environment.get("sessions", 0) + 1})
     if "base" in plan.experiment.evaluate:
         borrow_base(session)

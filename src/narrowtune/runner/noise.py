@@ -38,13 +38,16 @@ def _reading(session: Session, task: TaskPlan, again: TaskResult) -> dict[str, A
     path = predictions_path(session.folder, BASE, BASE, task.name)
     first = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     pairs = list(zip(first, again.samples, strict=True))
-    before = sum(row["score"] for row in first) / len(first)
-    after = sum(row["score"] for row in again.samples) / len(first)
+    (before,) = (
+        score.value
+        for score in session.journal.record.scores
+        if (score.arm, score.stage, score.task) == (BASE, BASE, task.name)
+    )
     return {
         "arm": BASE,
         "stage": BASE,
         "task": task.name,
-        "value": after - before,
+        "value": again.value - before,
         "flipped": sum(a["score"] != b["score"] for a, b in pairs) / len(pairs),
         "reworded": sum(a["prediction"] != b["prediction"] for a, b in pairs) / len(pairs),
         "n": len(pairs),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ class DataReader:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.files: dict[str, DataFile] = {}
+        self._images: dict[str, set[Path]] = {}
         self.taught: dict[str, list[Example]] = {}
         self.tested: dict[str, list[Example]] = {}
 
@@ -47,19 +48,18 @@ class DataReader:
         path = self.root / file
 
         def noted(examples: list[Example]) -> T:
-            self.files[file] = _data_file(file, path, examples)
+            # Another entry may read other rows of the same file: the hash covers all of them.
+            seen = self._images.setdefault(file, set())
+            seen.update(image for example in examples for image in example.images)
+            rows = max(len(examples), self.files[file].rows if file in self.files else 0)
+            self.files[file] = DataFile(
+                path=file, rows=rows, images=len(seen), sha256=_sha256([path, *sorted(seen)])
+            )
             (self.tested if test else self.taught)[spec.name] = examples
             return check(examples)
 
         images = self.root / spec.images if spec.images else None
         return read_checked(path, noted, image_root=images, limit=limit, unique_ids=test)
-
-
-def _data_file(name: str, path: Path, examples: Sequence[Example]) -> DataFile:
-    images = sorted({image for example in examples for image in example.images})
-    return DataFile(
-        path=name, rows=len(examples), images=len(images), sha256=_sha256([path, *images])
-    )
 
 
 def _sha256(paths: Iterable[Path]) -> str:

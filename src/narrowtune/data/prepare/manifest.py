@@ -98,8 +98,11 @@ def read_manifest(out: Path) -> Manifest:
         InputError: If it is there but cannot be read.
     """
     try:
-        return Manifest(**json.loads((out / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        found = Manifest(**json.loads((out / MANIFEST).read_text(encoding="utf-8")))
+        if not isinstance(found.parameters, dict) or not isinstance(found.files, dict):
+            raise TypeError("its parameters and files are no tables")
+        return found
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"{out / MANIFEST} is no manifest of a prepared data set: {error}"
         ) from error

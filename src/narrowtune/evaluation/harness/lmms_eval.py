@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LONGEST = 4096  # tokens of an answer where the task says nothing, as in lmms-eval's chat models
 KINDS = ("generate_until", "multiple_choice")  # of request
+REHEARSED = (1 / 3, 1 / 2, 2 / 3)  # shares of documents answered in a rehearsal
 ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 
 
@@ -233,7 +234,7 @@ def _target(task: Any, document: tuple[int, Any, Any]) -> Any:
     return task.doc_to_target(document[1])
 
 
-def _rehearse(task: Any, count: int) -> Judged:
+def _rehearse(task: Any, count: int) -> list[Judged]:
     from narrowtune.evaluation.harness.lmms_eval_model import Rehearsal
 
     docs = task.eval_docs_no_media
@@ -243,7 +244,10 @@ def _rehearse(task: Any, count: int) -> Judged:
         for number, target in targets.items()
     }
     without_media = SimpleNamespace(process_with_media=False)
-    return judged(task, Rehearsal(expected), count, cli_args=without_media)
+    return [
+        judged(task, Rehearsal(expected, share), count, cli_args=without_media)
+        for share in REHEARSED
+    ]
 
 
 def _answer(ready: list[Ready], pictures: Pictures, model: nn.Module) -> Rows:
@@ -255,7 +259,10 @@ def _answer(ready: list[Ready], pictures: Pictures, model: nn.Module) -> Rows:
         with quiet():
             ours = ModelInMemory(model, one.prepared, one.until)
             found = judged(one.task, ours, len(one.prepared.examples))
-        rows += rows_of(one.task, found, one.chosen, one.name if len(ready) > 1 else "")
+        prepared, prefix = one.prepared, one.name if len(ready) > 1 else ""
+        ids = [example.id for example in prepared.examples]
+        clusters = dict(zip(ids, prepared.clusters, strict=True))
+        rows += rows_of(one.task, found, one.chosen, prefix, clusters)
     return rows
 
 

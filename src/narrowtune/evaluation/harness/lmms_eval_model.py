@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from lmms_eval.api.model import lmms
@@ -84,19 +85,30 @@ class ModelInMemory(OneTaskModel):
 
 
 class Rehearsal(OneTaskModel):
-    """Says the expected answer to every other document and nothing to the rest.
+    """Says the expected answer to some documents and nothing to the rest.
 
-    What a task makes of that shows its metrics before a model has been asked.
+    What a task makes of that shows its metrics before a model has been asked. Which documents is
+    drawn: answers right in turn would give each half of a test set the same mean.
+
+    Args:
+        expected: The right answer to each document.
+        share: Of the documents, how many are answered.
     """
 
-    def __init__(self, expected: Mapping[int, str]) -> None:
+    def __init__(self, expected: Mapping[int, str], share: float) -> None:
         super().__init__()
-        self.expected = expected
+        self.expected, self.share = expected, share
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Right, empty, right, ..."""
-        return ["" if one.doc_id % 2 else self.expected[one.doc_id] for one in requests]
+        """Right or empty."""
+        return [self.expected[one.doc_id] if self._known(one.doc_id) else "" for one in requests]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[Loss]:
-        """The first choice is always the likeliest."""
-        return [Loss.of(1.0 + one.idx) for one in requests]
+        """The first choice is the likeliest, or the last."""
+        return [
+            Loss.of(1.0 + (one.idx if self._known(one.doc_id) else 1 / (1 + one.idx)))
+            for one in requests
+        ]
+
+    def _known(self, document: int) -> bool:
+        return Random(f"{self.share} {document}").random() < self.share

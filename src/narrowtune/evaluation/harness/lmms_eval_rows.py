@@ -46,8 +46,8 @@ def filters(task: Any) -> list[str]:
     return list(dict.fromkeys(one["name"] for one in task.config.filter_list or ())) or ["none"]
 
 
-def headline_of(asked: Asked, where: str, task: Any, rehearsed: Judged) -> Headline:
-    """The metric that is the score, among those that a rehearsal shows.
+def headline_of(asked: Asked, where: str, task: Any, rehearsed: Sequence[Judged]) -> Headline:
+    """The metric that is the score, among those that rehearsals show.
 
     Unasked it is one whose value is the mean over all samples. Where a user asks for another, say
     one that averages categories, the score is still the mean over the samples that have it.
@@ -59,7 +59,7 @@ def headline_of(asked: Asked, where: str, task: Any, rehearsed: Judged) -> Headl
     first = several[0] if several else ""
     choosing = task.OUTPUT_TYPE == "multiple_choice"
     seen = {
-        name: _seen(task, rehearsed, Headline(name, first))
+        name: _in_all([_seen(task, one, Headline(name, first)) for one in rehearsed])
         for name in task.aggregation()
         if not (choosing and name in UNSEEN)
     }
@@ -87,6 +87,15 @@ class Seen:
     whole: bool
 
 
+def _in_all(seen: Sequence[Seen]) -> Seen:
+    """What holds in every rehearsal: in one of them, categories may average as samples do."""
+    return Seen(
+        all(one.fractions for one in seen),
+        all(one.averaged for one in seen),
+        all(one.whole for one in seen),
+    )
+
+
 def _seen(task: Any, rehearsed: Judged, metric: Headline) -> Seen:
     scores = rehearsed.scores(task, metric)
     known = [score for score in scores if score is not None]
@@ -110,8 +119,18 @@ def _without_asking(where: str, seen: Mapping[str, Seen]) -> dict[str, bool]:
     return best
 
 
-def rows_of(task: Any, found: Judged, chosen: Headline, prefix: str) -> list[dict[str, Any]]:
-    """One row per sample that has the metric, in the data's order."""
+def rows_of(
+    task: Any, found: Judged, chosen: Headline, prefix: str, clusters: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """One row per sample that has the metric, in the data's order.
+
+    Args:
+        task: The lmms-eval task.
+        found: Its run.
+        chosen: The metric and filter that are the score.
+        prefix: Tells the ids of several tasks apart; empty for one.
+        clusters: What each document, by number, shares with others: its images' digest, or "".
+    """
     rows = []
     scores = found.scores(task, chosen)
     for sample, score in zip(found.behind(task, chosen), scores, strict=True):
@@ -119,6 +138,8 @@ def rows_of(task: Any, found: Judged, chosen: Headline, prefix: str) -> list[dic
             continue
         number = str(sample["doc_id"])
         row = {"id": f"{prefix}/{number}" if prefix else number}
+        if clusters.get(number):
+            row["cluster"] = clusters[number]
         rows.append(row | _answer(task, sample, chosen.metric) | {"score": score})
     return rows
 

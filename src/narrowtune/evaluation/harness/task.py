@@ -57,7 +57,7 @@ class HarnessTask:
         return TaskResult(
             value=sum(scores) / len(scores),
             n=len(scores),
-            stderr=standard_error(scores),
+            stderr=standard_error(scores, [str(row.get("cluster", "")) for row in rows]),
             task_version=self.version,
             higher_is_better=self.higher_is_better,
             samples=rows,

@@ -69,7 +69,8 @@ def _read(part: str, letters: str, choices: Sequence[str]) -> str | None:
         found = {match[1] for match in pattern.finditer(part) if _is_letter(match)}
         if found := found & set(letters):
             return found.pop() if len(found) == 1 else None
-    return _mentioned(said, texts)
+    # A choice that is its own letter was looked for above; here "I" would be the pronoun.
+    return _mentioned(said, {letter: text for letter, text in texts.items() if text != letter})
 
 
 def _is_letter(match: re.Match[str]) -> bool:
