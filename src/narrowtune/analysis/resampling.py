@@ -70,5 +70,5 @@ def _by_clusters(
     np.add.at(sums, place, values)
     weights = chance.multinomial(groups, np.full(groups, 1 / groups), size=draws).astype(float)
     sizes = weights @ np.bincount(place).astype(float)
-    found: Array = np.tensordot(weights, sums, axes=1) / sizes[:, None, None]
+    found: Array = np.einsum("dg,grq->drq", weights, sums) / sizes[:, None, None]
     return found
