@@ -151,3 +151,12 @@ def test_what_cannot_be_read_is_told_before_anything_runs(
 ) -> None:
     with pytest.raises(InputError, match=message):
         plan(experiment(probes, **more), home)
+
+
+def test_bfloat16_needs_a_master_copy_besides(home: Path) -> None:
+    def needed(dtype: str) -> float:
+        model = {"id": "pico-qwen", "dtype": dtype}
+        (arm,) = plan(experiment([], model=model), home).to_dict()["arms"]
+        return arm["optimiser_bytes"] / arm["trained_numel"]
+
+    assert (needed("float32"), needed("bfloat16")) == (12, 16)

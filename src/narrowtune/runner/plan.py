@@ -28,8 +28,9 @@ from narrowtune.training import Settings, batch_order, planned_steps
 Role = Literal["target", "held_out"]
 _READ_IMAGES = ("vision", "connector")
 
-# AdamW in fp32: gradient and two moments, 4 bytes each.
+# AdamW in fp32: gradient and two moments, 4 bytes each; in bfloat16 a master copy besides.
 _OPTIMISER_BYTES = 12
+_MASTER_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -199,10 +200,15 @@ class Plan:
             "trained_numel": trained,
             "total_numel": arm.selection.total_numel,
             "trained_tensors": len(arm.selection.trained),
-            "optimiser_bytes": _OPTIMISER_BYTES * trained,
+            "optimiser_bytes": self._optimiser_bytes * trained,
             "notes": self.notes(arm),
             "stages": [self._stage_row(arm, stage) for stage in self.stages],
         }
+
+    @property
+    def _optimiser_bytes(self) -> int:
+        halved = self.experiment.model.dtype == "bfloat16"
+        return _OPTIMISER_BYTES + (_MASTER_BYTES if halved else 0)
 
     def _stage_row(self, arm: ArmPlan, stage: StagePlan) -> dict[str, Any]:
         settings = self.settings(arm, stage)
