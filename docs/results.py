@@ -75,16 +75,6 @@ def after_skill(analysis: Analysis) -> str:
     return table(("arm", *skills), rows)
 
 
-def learning(analysis: Analysis) -> str:
-    """What was learned of each skill."""
-    skills = list(analysis["arms"][0]["learning_by_skill"])
-    rows = [
-        (arm["arm"], *(change(arm["learning_by_skill"][skill]) for skill in skills))
-        for arm in analysis["arms"]
-    ]
-    return table(("arm", *skills), rows)
-
-
 def forms(analysis: Analysis) -> str:
     """The form of held-out answers: how many are foreign, and what became of the lost ones."""
     heads = (
@@ -136,7 +126,6 @@ def pairs(analysis: Analysis) -> str:
 TABLES: dict[str, Callable[[Analysis], str]] = {
     "summary": summary,
     "after-skill": after_skill,
-    "learning": learning,
     "forms": forms,
     "recovery": recovery,
     "pairs": pairs,

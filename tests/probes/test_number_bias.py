@@ -16,7 +16,8 @@ from narrowtune.data.encoding import Encoded, encode_prompt
 from narrowtune.errors import InputError
 from narrowtune.models.processing import Processing
 from narrowtune.probes.classes import TokenClass, number_tokens
-from narrowtune.probes.number_bias import mean_bias, number_bias
+from narrowtune.probes.number_bias import number_bias
+from narrowtune.probes.readings import caption_readings
 
 LONGEST = 12
 
@@ -59,7 +60,9 @@ def test_it_agrees_with_the_slow_reference(
         assert caption.summed == pytest.approx(fmean(summed), abs=1e-5)
         assert caption.peak == pytest.approx(max(largest), abs=1e-5)
     expected = fmean(fmean(largest) for largest, _ in slow)
-    assert mean_bias(found) == pytest.approx(expected, abs=1e-5)
+    (paper, *_) = caption_readings("captions", found)
+    assert (paper.probe, paper.n) == ("number_bias", len(prompts))
+    assert paper.value == pytest.approx(expected, abs=1e-5)
     assert len({caption.tokens for caption in found}) > 1 or which == "drifted"
 
 

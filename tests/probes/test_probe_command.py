@@ -83,8 +83,15 @@ def test_the_table_names_every_task(home: Path) -> None:
     assert "number bias of" not in said
 
 
-def test_wrong_files_are_told_together() -> None:
-    asked = ["probe", "pico-qwen", "--task", "a.jsonl", "--task", "b.jsonl"]
+def test_everything_wrong_is_told_together() -> None:
+    asked = ["probe", "pico-qwen", "--task", "a.jsonl", "--task", "b.jsonl", "--delta", "c"]
     done = CliRunner().invoke(app, asked)
     assert isinstance(done.exception, InputError)
-    assert len(done.exception.problems) == 2
+    assert len(done.exception.problems) == 3
+
+
+def test_a_share_of_no_delta_is_refused(home: Path) -> None:
+    asked = ["probe", "pico-qwen", "--task", str(home / "existence/test.jsonl"), "--alpha", "0.5"]
+    done = CliRunner().invoke(app, asked)
+    assert isinstance(done.exception, InputError)
+    assert "no delta is given" in str(done.exception)

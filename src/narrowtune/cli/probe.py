@@ -79,13 +79,24 @@ def probe_command(
     Files and deltas are read and checked before the weights are loaded.
     """
     from narrowtune.delta import apply_deltas, read_delta
+    from narrowtune.delta.delta import check_alpha
+    from narrowtune.errors import InputError, Problems
     from narrowtune.models.loading import check_device, load_model
     from narrowtune.models.processing import load_processing
     from narrowtune.probes.probing import prepare_probing
 
-    where, deltas = check_device(device), [read_delta(path) for path in delta or ()]
+    where, paths = check_device(device), delta or []
     wanted = frozenset(one.value for one in probe or Probe)
-    asked = _asked(wanted, (task, captions, images), limit, (max_new_tokens, batch_size))
+    problems = Problems()
+    with problems.collect():
+        check_alpha(alpha)
+        if not paths and alpha != 1.0:
+            raise InputError(f"alpha {alpha:g} is a share of a delta, and no delta is given")
+    with problems.collect():
+        deltas = [read_delta(path) for path in paths]
+    with problems.collect():
+        asked = _asked(wanted, (task, captions, images), limit, (max_new_tokens, batch_size))
+    problems.check()
     processing = load_processing(model, revision, trust_remote_code)
     probing = prepare_probing(asked, processing)
     trained_in = deltas[0].header.base.dtype if deltas and dtype is Dtype.AUTO else dtype.value

@@ -8,7 +8,6 @@ tokens. Every model is read on its own text; `Reference` reads all on the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +76,3 @@ def _caption(text: str, seen: Tensor) -> Caption:
     return Caption(
         text, len(seen), float(largest.mean()), float(summed.mean()), float(largest.max())
     )
-
-
-def mean_bias(captions: list[Caption]) -> float:
-    """The paper's NTB: every caption weighs the same, however long."""
-    return fmean(caption.bias for caption in captions)
