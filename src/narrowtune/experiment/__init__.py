@@ -1,5 +1,12 @@
 """The experiment file: its schema, its reading, its errors."""
 
+from narrowtune.experiment.drift import (
+    DriftAction,
+    DriftMeasure,
+    DriftSpec,
+    ProbeName,
+    ProbeSpec,
+)
 from narrowtune.experiment.loading import (
     apply_overrides,
     digest,
@@ -17,8 +24,6 @@ from narrowtune.experiment.schema import (
     ModelSpec,
     NoiseFloor,
     OverlapKind,
-    ProbeName,
-    ProbeSpec,
     Scored,
     Scoring,
     StageSpec,
@@ -29,6 +34,9 @@ from narrowtune.experiment.schema import (
 
 __all__ = [
     "ArmSpec",
+    "DriftAction",
+    "DriftMeasure",
+    "DriftSpec",
     "Experiment",
     "HarnessSpec",
     "MetricName",

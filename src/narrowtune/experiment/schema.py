@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -21,22 +19,17 @@ from pydantic import (
 )
 
 from narrowtune.errors import InputError
+from narrowtune.experiment.drift import DriftSpec, ProbeSpec
 from narrowtune.experiment.repeats import Replicate, all_orders, wrong_orders, wrong_seeds
+from narrowtune.experiment.section import Section
 
 MetricName = Literal[
     "exact", "option", "number", "clock", "yes_no", "vqa", "anls", "relaxed", "f1", "bleu"
 ]
 Scoring = Literal["generate", "likelihood", "likelihood-sum"]
 Seed = Annotated[int, Field(lt=2**31)]
-ProbeName = Literal["kl", "answer_bias", "number_bias"]
 OverlapKind = Literal["images", "questions"]
 Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", description="Letters, digits, _ . + -")
-
-
-class Section(BaseModel):
-    """Base of every part of an experiment: immutable, strict about its keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class ModelSpec(Section):
@@ -153,13 +146,17 @@ class StageSpec(Scored):
 
 
 class ArmSpec(Section):
-    """One way of teaching; give `recipe` (a built-in name) or `train` (terms), not both."""
+    """One way of teaching; give `recipe` (a built-in name) or `train` (terms), not both.
+
+    Its own `drift` budget replaces the experiment's.
+    """
 
     name: str = Name
     recipe: str | None = None
     train: tuple[str, ...] | None = None
     keep: tuple[str, ...] = ()
     training: TrainingOverrides = TrainingOverrides()
+    drift: DriftSpec | None = None
 
     @model_validator(mode="after")
     def _one_selection(self) -> Self:
@@ -221,31 +218,6 @@ class NoiseFloor(Section):
     batch_sizes: tuple[Annotated[int, Field(gt=0)], ...] = Field(min_length=1)
 
 
-class ProbeSpec(Section):
-    """A look at the output distribution, at base and after every stage; its name alone will do.
-
-    `kl` and `answer_bias` read the held-out tasks' right answers, the first `limit` rows of each;
-    `number_bias` lets the model caption the first `limit` images of the held-out tasks, or answers
-    the prompts of `data`.
-    """
-
-    probe: ProbeName
-    limit: int = Field(default=32, gt=0)
-    data: str | None = None
-    max_new_tokens: int = Field(default=256, gt=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, given: Any) -> Any:
-        return {"probe": given} if isinstance(given, str) else given
-
-    @model_validator(mode="after")
-    def _data_for_captions(self) -> Self:
-        if self.data is not None and self.probe != "number_bias":
-            raise ValueError(f"{self.probe} reads the held-out tasks; only number_bias takes data")
-        return self
-
-
 class Experiment(Section):
     """Model x stages x arms x tasks: one YAML file.
 
@@ -264,6 +236,7 @@ class Experiment(Section):
     evaluate: tuple[Literal["base", "after_stage"], ...] = ("base", "after_stage")
     noise_floor: NoiseFloor | None = None
     probes: tuple[ProbeSpec, ...] = ()
+    drift: DriftSpec | None = None
 
     @model_validator(mode="after")
     def _distinct_names(self) -> Self:

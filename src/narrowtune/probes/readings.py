@@ -92,12 +92,17 @@ def caption_readings(task: str, captions: Sequence[Caption]) -> Iterator[Reading
         yield _with(Reading(name, task, "all"), values)
 
 
-def _mean(reading: Reading, positions: Positions, column: Tensor) -> Reading:
-    """The mean over samples of the mean over each one's positions."""
-    counted = positions.first if reading.at == "first" else positions.first | True
+def sample_means(positions: Positions, column: Tensor, at: Where) -> Tensor:
+    """Each sample's mean over its positions, or its first one: [samples], float64."""
+    counted = positions.first if at == "first" else positions.first | True
     samples, values = positions.sample[counted], column[counted].double()
     sums = values.new_zeros(int(positions.sample.max()) + 1).index_add(0, samples, values)
-    return _with(reading, (sums / samples.bincount(minlength=len(sums))).tolist())
+    return sums / samples.bincount(minlength=len(sums))
+
+
+def _mean(reading: Reading, positions: Positions, column: Tensor) -> Reading:
+    """The mean over samples of the mean over each one's positions."""
+    return _with(reading, sample_means(positions, column, reading.at).tolist())
 
 
 def _with(reading: Reading, values: Sequence[float]) -> Reading:
