@@ -121,15 +121,21 @@ def paired_contrast(
     task: str, pairs: Sequence[tuple[Sample, Sample]], of: Callable[[Sample], float]
 ) -> Contrast:
     """How the mean of something that each answer has moved, over the same samples."""
-    differences = [of(b) - of(a) for a, b in pairs]
-    clusters = [a.cluster or f"#{number}" for number, (a, _) in enumerate(pairs)]
+    differences = {a.id: of(b) - of(a) for a, b in pairs}
+    return contrast_of(task, differences, [a.cluster for a, _ in pairs])
+
+
+def contrast_of(task: str, differences: Mapping[str, float], clusters: Sequence[str]) -> Contrast:
+    """The mean of paired differences by sample id, with the cluster of each; empty: its own."""
+    own = tuple(cluster or f"#{number}" for number, cluster in enumerate(clusters))
+    values = list(differences.values())
     return Contrast(
-        math.fsum(differences) / len(differences),
-        (Moments.of(differences),),
+        math.fsum(values) / len(values),
+        (Moments.of(values),),
         task,
-        design_effect(differences, clusters),
-        {a.id: d for (a, _), d in zip(pairs, differences, strict=True)},
-        tuple(clusters),
+        design_effect(values, own),
+        dict(differences),
+        own,
     )
 
 

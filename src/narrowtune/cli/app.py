@@ -23,6 +23,7 @@ from narrowtune.cli.delta import (
 from narrowtune.cli.demo import demo_command
 from narrowtune.cli.doctor import doctor_command
 from narrowtune.cli.evaluate import eval_command
+from narrowtune.cli.explain import explain_command
 from narrowtune.cli.inspect import inspect_command, select_command
 from narrowtune.cli.prepare import data_prepare_command
 from narrowtune.cli.probe import probe_command
@@ -59,6 +60,7 @@ app.command("train")(train_command)
 app.command("run")(run_command)
 app.command("eval")(eval_command)
 app.command("probe")(probe_command)
+app.command("explain")(explain_command)
 app.command("report")(report_command)
 app.command("doctor")(doctor_command)
 data.command("check")(data_check_command)

@@ -71,7 +71,11 @@ class TerminalProgress(Observer):
 
     def score(self, score: Score) -> None:
         """Move the bar by a task."""
-        self._bar.update(self._task, advance=1, facts=f"{score.task} {score.value:.1%}")
+        self.advance(f"{score.task} {score.value:.1%}")
+
+    def advance(self, facts: str) -> None:
+        """Move the bar by one."""
+        self._bar.update(self._task, advance=1, facts=facts)
 
     def ledger(self, row: LedgerRow) -> None:
         """Say so when freezing did not hold."""

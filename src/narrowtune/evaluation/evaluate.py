@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from narrowtune.evaluation.likelihood import ChoiceScore
+    from narrowtune.models.correcting import Correction
     from narrowtune.models.processing import Processing
 
 
@@ -34,9 +35,14 @@ def evaluate(
     return score(model, prepare(processing, examples, how))
 
 
-def score(model: nn.Module, task: PreparedTask) -> TaskResult:
-    """The model's score on a prepared task."""
-    samples = _generated(model, task) if task.scoring == "generate" else _by_choice(model, task)
+def score(model: nn.Module, task: PreparedTask, correction: Correction | None = None) -> TaskResult:
+    """The model's score on a prepared task, its output corrected if asked.
+
+    Raises:
+        TypeError: Choices scored by likelihood are corrected by `TokenOffsets` alone.
+    """
+    answer = _generated if task.scoring == "generate" else _by_choice
+    samples = answer(model, task, correction)
     for sample, cluster in zip(samples, task.clusters, strict=True):
         sample |= {"cluster": cluster} if cluster else {}
     value, parts = _over_all(task, samples)
@@ -63,12 +69,16 @@ def _over_all(task: PreparedTask, samples: list[dict[str, Any]]) -> tuple[float,
     return whole.value, list(whole.contributions)
 
 
-def _generated(model: nn.Module, task: PreparedTask) -> list[dict[str, Any]]:
+def _generated(
+    model: nn.Module, task: PreparedTask, correction: Correction | None
+) -> list[dict[str, Any]]:
     from narrowtune.data.batches import Batches
     from narrowtune.models.generation import generate_answers
 
     assert isinstance(task.batches, Batches)
-    answers = generate_answers(model, task.processing, task.batches, task.max_new_tokens)
+    answers = generate_answers(
+        model, task.processing, task.batches, task.max_new_tokens, correction
+    )
     return [
         {
             "id": example.id,
@@ -81,12 +91,17 @@ def _generated(model: nn.Module, task: PreparedTask) -> list[dict[str, Any]]:
     ]
 
 
-def _by_choice(model: nn.Module, task: PreparedTask) -> list[dict[str, Any]]:
+def _by_choice(
+    model: nn.Module, task: PreparedTask, correction: Correction | None
+) -> list[dict[str, Any]]:
     from narrowtune.evaluation.likelihood import score_choices
     from narrowtune.evaluation.questions import Questions
+    from narrowtune.models.correcting import TokenOffsets
 
     assert isinstance(task.batches, Questions)
-    scored = score_choices(model, task.batches)
+    if not isinstance(correction, TokenOffsets | None):
+        raise TypeError(f"{type(correction).__name__} corrects greedy answers, not likelihoods")
+    scored = score_choices(model, task.batches, correction)
     by_sum = task.scoring == "likelihood-sum"
     rows = zip(task.examples, task.golds, scored, strict=True)
     return [_choice_sample(example, gold, choices, by_sum) for example, gold, choices in rows]

@@ -13,6 +13,7 @@ from narrowtune.data.example import Example, Message, TextPart
 from narrowtune.data.model_side import ModelSide
 from narrowtune.errors import InputError, RunFailed
 from narrowtune.evaluation.questions import Questions
+from narrowtune.models.correcting import TokenOffsets
 from narrowtune.models.generation import evaluating
 from narrowtune.models.prompt_cache import (
     ReadPrompts,
@@ -77,7 +78,9 @@ def encode_choices(example: Example, processing: Scored) -> list[Encoded]:
     return [_encode_choice(example, choice, processing) for choice in example.choices]
 
 
-def score_choices(model: nn.Module, questions: Questions) -> list[list[ChoiceScore]]:
+def score_choices(
+    model: nn.Module, questions: Questions, offsets: TokenOffsets | None = None
+) -> list[list[ChoiceScore]]:
     """The scores of each question's choices, in file order.
 
     A prompt is read once for all its choices where the model can share it: its cache holds keys
@@ -87,13 +90,14 @@ def score_choices(model: nn.Module, questions: Questions) -> list[list[ChoiceSco
     Args:
         model: A transformers model with an output head; left in the modes it came in.
         questions: Over what `encode_choices` gave.
+        offsets: Added to the logits before probabilities are taken.
 
     Raises:
         RunFailed: The model answers with NaN.
     """
     with evaluating(model), stored_tensors_kept(model):
         totals = shared_totals if can_share(model, questions) else whole_totals
-        found = totals(model, questions)
+        found = totals(model, questions, offsets)
     if any(total != total for total in found):
         raise RunFailed("the model's log-likelihoods are NaN: its weights are damaged")
     left = iter(found)
@@ -129,19 +133,24 @@ def _agree(model: nn.Module, trial: Questions, dtype: torch.dtype) -> bool:
     return all(abs(one - other) <= allowed for one, other, allowed in found)
 
 
-def whole_totals(model: nn.Module, questions: Questions) -> list[float]:
+def whole_totals(
+    model: nn.Module, questions: Questions, offsets: TokenOffsets | None = None
+) -> list[float]:
     """Each choice's log-likelihood (nats) from a sequence of its own, in order."""
     device = next(model.parameters()).device
     found: dict[int, float] = {}
     for places, batch in questions.sequences:
         batch = batch.to(device)
         logits = supervised_logits(model, batch.inputs, predicting(batch.supervised))
+        logits = _corrected(logits, batch.supervised, offsets)
         totals = _log_likelihoods(logits, batch.inputs["input_ids"], batch.supervised)
         found |= zip(places, totals.tolist(), strict=True)
     return [found[place] for place in range(len(found))]
 
 
-def shared_totals(model: nn.Module, questions: Questions) -> list[float]:
+def shared_totals(
+    model: nn.Module, questions: Questions, offsets: TokenOffsets | None = None
+) -> list[float]:
     """Each choice's log-likelihood (nats) behind a prompt read once, in order.
 
     Raises:
@@ -162,9 +171,16 @@ def shared_totals(model: nn.Module, questions: Questions) -> list[float]:
             ids, real, marked = questions.continuations([key for _, key in chosen], device)
             of = torch.tensor([row for row, _ in chosen], device=device)
             logits = prompts.logits(of, ids, real, predicting(marked))
+            logits = _corrected(logits, marked, offsets)
             totals = _log_likelihoods(logits, ids, marked).tolist()
             found |= zip([key for _, key in chosen], totals, strict=True)
     return [found[key] for key in sorted(found)]
+
+
+def _corrected(logits: Tensor, marked: Tensor, offsets: TokenOffsets | None) -> Tensor:
+    if offsets is None:
+        return logits
+    return offsets.at(logits, (marked & (marked.cumsum(dim=1) == 1))[marked])
 
 
 def _log_likelihoods(logits: Tensor, ids: Tensor, marked: Tensor) -> Tensor:

@@ -118,15 +118,21 @@ class PreparedTask:
         """What each example shares with others: its own word, or a digest of its images; or ""."""
         return tuple(example.cluster or _of_images(example.images) for example in self.examples)
 
-    def with_batch_size(self, batch_size: int) -> PreparedTask:
-        """The same task, answered so many sequences at once."""
+    def again(
+        self,
+        examples: Iterable[Example] | None = None,
+        *,
+        batch_size: int | None = None,
+        max_new_tokens: int | None = None,
+    ) -> PreparedTask:
+        """The same task on other examples, so many sequences at once, or with longer answers."""
         how: How = {
             "metric": self.metric.name,
             "scoring": self.scoring,
-            "batch_size": batch_size,
-            "max_new_tokens": self.max_new_tokens,
+            "batch_size": batch_size or self.batches.batch_size,
+            "max_new_tokens": max_new_tokens or self.max_new_tokens,
         }
-        return prepare(self.processing, self.examples, how)
+        return prepare(self.processing, self.examples if examples is None else examples, how)
 
     @property
     def size(self) -> int:

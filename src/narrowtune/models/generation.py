@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList
 
 from narrowtune.errors import InputError
+from narrowtune.models.correcting import Correction
 
 
 class Prompts(Protocol):
@@ -53,6 +54,7 @@ def generate_answers(
     processing: Speech,
     prompts: Iterable[tuple[Sequence[int], Prompts]],
     max_new_tokens: int,
+    correction: Correction | None = None,
 ) -> list[Answer]:
     """The greedy answer to each prompt, in the order the prompts were given.
 
@@ -61,11 +63,13 @@ def generate_answers(
         processing: Its end tokens, padding token and decoding.
         prompts: Left-padded batches, each with the places of its rows.
         max_new_tokens: The longest answer.
+        correction: What is done to the logits before a token is chosen.
     """
+    steps = (correction,) if correction is not None else ()
     answers: dict[int, Answer] = {}
     with _greedy(model, processing, max_new_tokens) as say:
         for places, batch in prompts:
-            for place, ids in zip(places, say(batch, ()), strict=True):
+            for place, ids in zip(places, say(batch, steps), strict=True):
                 answers[place] = _answer(ids, processing)
     return [answers[place] for place in range(len(answers))]
 
@@ -107,8 +111,7 @@ def watched_answers(
     return [found[place] for place in range(len(found))]
 
 
-Watcher = Callable[[Tensor, Tensor], Tensor]
-Say = Callable[[Prompts, Sequence[Watcher]], list[list[int]]]
+Say = Callable[[Prompts, Sequence[Correction]], list[list[int]]]
 
 
 @contextmanager
@@ -118,17 +121,23 @@ def _greedy(model: nn.Module, processing: Speech, max_new_tokens: int) -> Iterat
     device = next(inner.parameters()).device
     with evaluating(inner), _plain_greedy(inner, processing, max_new_tokens) as settings:
 
-        def say(batch: Prompts, watchers: Sequence[Watcher]) -> list[list[int]]:
+        def say(batch: Prompts, steps: Sequence[Correction]) -> list[list[int]]:
             inputs = batch.to(device).inputs
+            start = inputs["input_ids"].shape[1]
             output = inner.generate(
                 **inputs,
                 generation_config=settings,
-                logits_processor=LogitsProcessorList(watchers),
+                logits_processor=LogitsProcessorList([_behind(start, step) for step in steps]),
             )  # [rows, prompt + new]
-            new: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+            new: list[list[int]] = output[:, start:].tolist()
             return new
 
         yield say
+
+
+def _behind(start: int, step: Correction) -> Callable[[Tensor, Tensor], Tensor]:
+    """A step that is shown the answer alone, not the prompt before it."""
+    return lambda ids, logits: step(ids[:, start:], logits)
 
 
 @contextmanager
@@ -138,11 +147,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     `no_grad` rather than `inference_mode`: some models store tensors of a forward pass (rotary
     frequencies, position offsets), and training must be able to use them afterwards.
     """
+    with evaluation_mode(model), torch.no_grad():
+        yield
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Without dropout, gradients as they were; then every module is put back into its own mode."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module in training:
             module.training = True

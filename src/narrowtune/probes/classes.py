@@ -62,6 +62,25 @@ def rule_classes(tokenizer: Any) -> tuple[TokenClass, ...]:
     return tuple(_by_rule(name, rule, texts) for name, rule in RULES.items())
 
 
+def finest_classes(tokenizer: Any) -> tuple[TokenClass, ...]:
+    """The same, with a class for each letter, for yes and for no: between those, a model chooses.
+
+    Which number is right is for the model to see; which of yes and no it leans to is a bias.
+    """
+    texts = token_texts(tokenizer)
+    found = []
+    for name, rule in RULES.items():
+        whole = _by_rule(name, rule, texts)
+        if name in ("letter", "yes_no"):
+            said: dict[str, list[int]] = {}
+            for token in whole.ids:
+                said.setdefault(texts[token].lower(), []).append(token)
+            found += [TokenClass(f"{name}:{text}", tuple(said[text])) for text in sorted(said)]
+        else:
+            found.append(whole)
+    return tuple(found)
+
+
 def number_tokens(tokenizer: Any) -> TokenClass:
     """The paper's set of number tokens."""
     return _by_rule("number", RULES["number"], token_texts(tokenizer))

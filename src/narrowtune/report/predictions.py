@@ -24,7 +24,7 @@ def read_samples(folder: Path, record: Record) -> Samples:
     for score in record.scores:
         path = predictions_path(folder, score.arm, score.stage, score.task)
         if path.is_file():
-            rows[score.arm, score.stage, score.task] = _read_file(path, problems)
+            rows[score.arm, score.stage, score.task] = read_answers(path, problems)
     if problems:
         raise InputError(problems)
     return Samples(rows)
@@ -47,7 +47,8 @@ def read_runs(folder: Path, record: Record) -> list[Run]:
     return runs
 
 
-def _read_file(path: Path, problems: list[str]) -> dict[str, Sample]:
+def read_answers(path: Path, problems: list[str]) -> dict[str, Sample]:
+    """One file's answers by sample id; what is wrong with it goes to `problems`."""
     samples: dict[str, Sample] = {}
     for number, line in _lines(path):
         try:

@@ -30,7 +30,7 @@ def measure_noise(session: Session, model: nn.Module) -> None:
         if todo:
             session.begin(f"{BASE} · scoring in batches of {size}", len(todo))
         for task, prepared in todo:
-            again = score(model, prepared.with_batch_size(size))
+            again = score(model, prepared.again(batch_size=size))
             session.journal.add(readings=[_reading(session, task, again) | keys])
 
 

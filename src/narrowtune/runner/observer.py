@@ -22,6 +22,9 @@ class Observer:
     def score(self, score: Score) -> None:
         """One task has been scored."""
 
+    def advance(self, facts: str) -> None:
+        """One unit of the stretch is done; `facts` says what came of it."""
+
     def ledger(self, row: LedgerRow) -> None:
         """The frozen tensors of a stage have been checked."""
 

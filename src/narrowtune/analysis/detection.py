@@ -1,0 +1,89 @@
+"""Yes-or-no answers by signal detection: what is told apart, and which answer is preferred.
+
+With H the share of yes where yes is right and F where no is: d' = z(H) - z(F), the ability to tell
+them apart, and the criterion c = -(z(H) + z(F)) / 2, positive where no is preferred (Macmillan &
+Creelman, "Detection Theory", 2nd ed., chapters 1 and 2). Shares of 0 and 1 have no z: half an
+answer is added to each count and one to each total (Hautus 1995).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from narrowtune.analysis.samples import Sample
+
+if TYPE_CHECKING:
+    from narrowtune.analysis.resampling import Array
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Detection:
+    """How yes and no are told apart on one task.
+
+    Attributes:
+        discrimination: d', standard deviations.
+        criterion: c, standard deviations; positive: no is preferred.
+        said_yes: Share of answers that are yes.
+        neither: Share of answers that are neither; counted as no in the others.
+        n: Samples, over all runs.
+    """
+
+    discrimination: Reading
+    criterion: Reading
+    said_yes: float
+    neither: float
+    n: int
+
+
+def detection(
+    runs: Sequence[Mapping[str, Sample]], orders: Sequence[int] | None = None
+) -> Detection | None:
+    """Over runs that answered the same samples; None where yes or no is never right.
+
+    Intervals by bootstrap over samples (their clusters) and runs.
+    """
+    import numpy as np
+
+    from narrowtune.analysis.resampling import percentile_interval, resampled_means
+
+    first = list(runs[0].values()) if runs else []
+    right = [one.references[0].strip().lower().startswith("yes") for one in first]
+    if not any(right) or all(right):
+        return None
+    said = np.array([[_word(run[one.id]) for run in runs] for one in first])
+    yes, true = (said == "yes").astype(float), np.repeat(np.array(right)[:, None], len(runs), 1)
+    values = np.stack([yes * true, true, yes * ~true, ~true], axis=-1).astype(float)
+    clusters = [one.cluster or f"#{place}" for place, one in enumerate(first)]
+    plain, moved = resampled_means([(values, clusters)], orders or [1] * len(runs))
+    d_prime, criterion = (
+        Reading(float(at), *percentile_interval(draws))
+        for at, draws in zip(_signal(plain, len(first)), _signal(moved.T, len(first)), strict=True)
+    )
+    neither = float((said == "").mean())
+    return Detection(d_prime, criterion, float(yes.mean()), neither, len(first) * len(runs))
+
+
+def _signal(shares: Array, samples: int) -> tuple[Array, Array]:
+    """d' and criterion of the mean shares [4, ...] of yes, as counts over so many samples."""
+    from scipy.stats import norm
+
+    hits, yes_right, alarms, no_right = shares * samples
+    hit = norm.ppf((hits + 0.5) / (yes_right + 1))
+    alarm = norm.ppf((alarms + 0.5) / (no_right + 1))
+    return hit - alarm, -(hit + alarm) / 2
+
+
+def _word(sample: Sample) -> str:
+    word = sample.prediction.strip().lower().rstrip(".,!")
+    return word if word in ("yes", "no") else ""

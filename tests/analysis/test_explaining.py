@@ -1,0 +1,123 @@
+"""A loss taken apart, and yes-or-no answers by signal detection: against numbers made by hand."""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+
+import pytest
+
+from narrowtune.analysis.detection import detection
+from narrowtune.analysis.explaining import Quartet, Rows, explained
+from narrowtune.analysis.samples import Sample
+
+
+def rows(scores: str, prefix: str = "s") -> Rows:
+    return {
+        f"{prefix}{i}": Sample(f"{prefix}{i}", "x", ("y",), float(one))
+        for i, one in enumerate(scores)
+    }
+
+
+def test_of_five_lost_three_come_back() -> None:
+    quartet = Quartet(
+        "charts",
+        base=rows("1111111100"),
+        base_corrected=rows("1111111110"),
+        tuned=[rows("1110000000")],
+        tuned_corrected=[rows("1111110100")],
+    )
+    one = explained("offsets", [[quartet]])
+    assert one is not None
+    assert one.lost.value == pytest.approx(0.5)
+    assert one.not_recovered.value == pytest.approx(0.9 - 0.7)
+    assert one.recovered.value == pytest.approx(0.3)
+    assert one.base_change.value == pytest.approx(0.1)
+    assert one.share == pytest.approx(0.6)
+    assert not one.harms_base
+
+
+def test_a_loss_within_the_noise_has_no_share() -> None:
+    quartet = Quartet("t", rows("1100"), rows("1100"), [rows("1000")], [rows("1100")])
+    one = explained("offsets", [[quartet]])
+    assert one is not None
+    assert one.share is None
+
+
+def test_a_correction_that_breaks_the_base_is_told() -> None:
+    good, bad = rows("1" * 30), rows("0" * 30)
+    one = explained("examples", [[Quartet("t", good, bad, [bad], [bad])]])
+    assert one is not None
+    assert one.harms_base
+    assert one.recovered.value == pytest.approx(1.0), "which proves nothing"
+    assert one.not_recovered.value == 0
+
+
+def test_stages_are_averaged_sample_by_sample() -> None:
+    base = rows("1111")
+    quartet = Quartet("t", base, base, [rows("0000"), rows("1100")], [rows("1100"), rows("1111")])
+    one = explained("offsets", [[quartet]])
+    assert one is not None
+    assert one.lost.value == pytest.approx(0.75)
+    assert one.not_recovered.value == pytest.approx(0.25)
+    assert one.lost.n == 4, "samples, not samples times stages"
+
+
+def test_tasks_and_runs_weigh_alike() -> None:
+    def quartet(task: str, tuned: str, corrected: str) -> Quartet:
+        whole = rows("1" * len(tuned), task)
+        return Quartet(task, whole, whole, [rows(tuned, task)], [rows(corrected, task)])
+
+    runs = [
+        [quartet("a", "0000", "1111"), quartet("b", "00", "00")],
+        [quartet("a", "1111", "1111"), quartet("b", "00", "11")],
+    ]
+    one = explained("offsets", runs, [1, 2])
+    assert one is not None
+    assert one.lost.value == pytest.approx((1 + 1 + 0 + 1) / 4)
+    assert one.recovered.value == pytest.approx((1 + 0 + 0 + 1) / 4)
+    assert one.lost.runs == 2
+    assert explained("offsets", []) is None
+
+
+def answers(pairs: list[tuple[str, str]]) -> Rows:
+    return {
+        str(i): Sample(str(i), said, (right,), float(said == right))
+        for i, (right, said) in enumerate(pairs)
+    }
+
+
+def test_d_prime_and_criterion_by_hand() -> None:
+    """8 of 10 yeses found, 3 false alarms in 10: with half an answer added, 8.5/11 and 3.5/11."""
+    pairs = [("yes", "yes")] * 8 + [("yes", "no")] * 2 + [("no", "Yes.")] * 3 + [("no", "no")] * 7
+    found = detection([answers(pairs)])
+    assert found is not None
+    z = NormalDist().inv_cdf
+    hit, alarm = z(8.5 / 11), z(3.5 / 11)
+    assert found.discrimination.value == pytest.approx(hit - alarm)
+    assert found.criterion.value == pytest.approx(-(hit + alarm) / 2)
+    assert found.discrimination.low < hit - alarm < found.discrimination.high
+    assert found.said_yes == pytest.approx(0.55)
+    assert found.neither == 0
+
+
+def test_a_shifted_criterion_leaves_d_prime() -> None:
+    """The same ability, once leaning to yes and once to no."""
+    lean_yes = (
+        [("yes", "yes")] * 95 + [("yes", "no")] * 5 + [("no", "yes")] * 40 + [("no", "no")] * 60
+    )
+    lean_no = (
+        [("yes", "yes")] * 60 + [("yes", "no")] * 40 + [("no", "yes")] * 5 + [("no", "no")] * 95
+    )
+    one, other = detection([answers(lean_yes)]), detection([answers(lean_no)])
+    assert one is not None and other is not None
+    assert one.discrimination.value == pytest.approx(other.discrimination.value)
+    assert one.criterion.value == pytest.approx(-other.criterion.value)
+    assert one.criterion.high < 0 < other.criterion.low
+
+
+def test_answers_that_are_neither_are_counted_apart() -> None:
+    found = detection([answers([("yes", "7"), ("no", "7"), ("yes", "yes"), ("no", "no")])])
+    assert found is not None
+    assert found.neither == 0.5
+    assert detection([answers([("yes", "yes")])]) is None
+    assert detection([]) is None
