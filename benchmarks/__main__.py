@@ -1,7 +1,8 @@
 """Runs every comparison of this folder."""
 
-from benchmarks import choices, slices, supervised_head
+from benchmarks import choices, looks, slices, supervised_head
 
 supervised_head.main()
 slices.main()
 choices.main()
+looks.main()

@@ -16,7 +16,7 @@ from results import results_page
 from typer.testing import CliRunner
 
 COMMANDS = (
-    "demo", "inspect", "select", "plan", "train", "run", "eval", "probe", "report",
+    "demo", "inspect", "select", "plan", "train", "run", "eval", "probe", "explain", "report",
     "delta show", "delta apply", "delta scale", "delta verify", "data check", "data prepare",
     "doctor",
 )  # fmt: skip

@@ -5,7 +5,8 @@
 
 A table stands between `<!-- table: NAME KIND ARMS -->` and `<!-- end -->`; without arms it shows
 all. The JSON files are what `narrowtune report RUN --json` prints of all replicates together,
-rounded to five digits, and each ARM compared with an OTHER.
+rounded to five digits, each ARM compared with an OTHER, and what `narrowtune explain RUN` found
+where it was asked.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cells import change, percent, table
+from explained import TABLES as EXPLAINED
 
 from narrowtune.record import BASE
 
@@ -36,9 +40,13 @@ def results_page() -> str:
 def _table(found: re.Match[str]) -> str:
     opening, name, kind, arms, end = found.groups()
     analysis = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
-    if chosen := arms.split():
-        rows = {arm["arm"]: arm for arm in analysis["arms"]}
-        analysis["arms"] = [rows[arm] for arm in chosen]
+    for kind_of_row in ("arms", "findings", "yes_no"):
+        if (chosen := arms.split()) and kind_of_row in analysis:
+            rows = analysis[kind_of_row]
+            # In the order asked for; the base is in no list of arms, and always shown.
+            asked = ("base", *chosen)
+            kept = [row for row in rows if row["arm"] in asked]
+            analysis[kind_of_row] = sorted(kept, key=lambda row: asked.index(row["arm"]))
     return f"{opening}\n{TABLES[kind](analysis)}\n{end}"
 
 
@@ -129,31 +137,12 @@ TABLES: dict[str, Callable[[Analysis], str]] = {
     "forms": forms,
     "recovery": recovery,
     "pairs": pairs,
+    **EXPLAINED,
 }
-
-
-def change(estimate: dict[str, Any] | None, mark: bool = True) -> str:
-    """Points with their interval; a clear change in bold."""
-    if estimate is None:
-        return "-"
-    value, low, high = (f"{100 * estimate[key]:+.1f}" for key in ("value", "low", "high"))
-    bold = "**" if mark and estimate["verdict"] != "unclear" else ""
-    return f"{bold}{value}{bold} [{low}, {high}]"
-
-
-def percent(share: float | None) -> str:
-    """A share, or a dash."""
-    return "-" if share is None else f"{100 * share:.0f} %"
 
 
 def _end(bound: float | None) -> str:
     return "open" if bound is None or abs(bound) > 10 else f"{100 * bound:.0f}"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def analysed(folders: Sequence[Path], compared: Sequence[str]) -> Analysis:
@@ -175,12 +164,31 @@ def analysed(folders: Sequence[Path], compared: Sequence[str]) -> Analysis:
     complete = [f"order-{one.order}/seed-{one.seed}" for one in runs]
     return rounded(
         found
+        | explanation_of(folders[0])
         | {
             "complete": complete,
             "experiment": record.experiment.model_dump(mode="json", exclude_defaults=True),
             "environment": runs[-1].record.environment,
         }
     )
+
+
+def explanation_of(folder: Path) -> Analysis:
+    """What `explain` found in a run; nothing where it was not asked."""
+    from narrowtune.record import read_record
+    from narrowtune.record.explanation import EXPLANATION_NAME, read_explanation
+    from narrowtune.report.explaining import Answers, detections, findings
+
+    place = folder / "explain"
+    if not (place / EXPLANATION_NAME).exists():
+        return {}
+    explanation = read_explanation(place)
+    answers = Answers(place, read_record(folder), explanation)
+    return {
+        "explained": explanation.model_dump(mode="json"),
+        "findings": [one.to_dict() for one in findings(answers)],
+        "yes_no": [one.to_dict() for one in detections(answers)],
+    }
 
 
 def runs_of(folder: Path) -> tuple[Record, list[Run]]:

@@ -10,8 +10,8 @@ import pytest
 import narrowtune as nt
 
 SURFACE = {
-    "Anatomy", "Delta", "Experiment", "InputError", "Ledger", "NarrowTuneError", "Observer",
-    "Options", "Plan", "Record", "RunFailed", "Selection", "__version__", "apply_delta",
+    "Anatomy", "Delta", "DriftMonitor", "Experiment", "InputError", "Ledger", "NarrowTuneError",
+    "Observer", "Options", "Plan", "Record", "RunFailed", "Selection", "__version__", "apply_delta",
     "headline", "load", "load_config", "load_experiment", "parse_experiment", "plan",
     "read_delta", "read_record", "release", "resolve", "run", "write_html",
 }  # fmt: skip

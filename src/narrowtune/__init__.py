@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from narrowtune.delta import Delta, Ledger, apply_delta, load, read_delta
     from narrowtune.experiment import Experiment, load_experiment, parse_experiment
     from narrowtune.models.skeleton import load_config, resolve
+    from narrowtune.monitor import DriftMonitor
     from narrowtune.record import Record, read_record
     from narrowtune.report import headline, write_html
     from narrowtune.runner import Observer, Options, Plan, plan, run
@@ -34,6 +35,7 @@ _HOMES = {
     "Selection": "anatomy",
     "release": "anatomy",
     "Delta": "delta",
+    "DriftMonitor": "monitor",
     "Ledger": "delta",
     "apply_delta": "delta",
     "load": "delta",
@@ -57,6 +59,7 @@ _HOMES = {
 __all__ = [
     "Anatomy",
     "Delta",
+    "DriftMonitor",
     "Experiment",
     "InputError",
     "Ledger",

@@ -60,6 +60,18 @@ def test_json_holds_base_and_delta(home: Path) -> None:
     assert all(row["n"] == 4 for row in found["delta"] if row["probe"] == "number_bias")
 
 
+def test_layers_are_a_table_of_where_the_shift_is_written(home: Path) -> None:
+    asked = ["--task", str(home / "existence/test.jsonl"), "--probe", "layers"]
+    said = probe(*asked, "--delta", delta(home))
+    rows = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.strip()}
+    # gate-up leaves attention alone, so what the first layer's attention writes is as before
+    assert rows["embed"] == rows["attention.0"] == ["0.000"] * 3
+    assert float(rows["mlp.0"][0]) > float(rows["mlp.0"][1]) > 0
+    assert rows["mlp.3"][3].strip("█") == ""
+    assert "KL" not in said
+    assert "mlp.0" not in probe(*asked)  # the base beside itself
+
+
 def test_half_a_delta_moves_less(home: Path) -> None:
     def moved(*more: str) -> float:
         said = probe(

@@ -13,7 +13,7 @@ from torch import nn
 from narrowtune.data.encoding import Encoded
 from narrowtune.errors import InputError
 from narrowtune.models.processing import Processing
-from narrowtune.probes import reference as module
+from narrowtune.probes import keeping
 from narrowtune.probes.classes import TokenClass, rule_classes
 from narrowtune.probes.distances import distances, kl_divergence
 from narrowtune.probes.reference import Reference
@@ -97,7 +97,7 @@ def test_the_batch_size_changes_nothing(
 def test_a_large_base_lies_in_a_file_and_gives_the_same(
     read: Reference, texts: list[Encoded], processing, base, drifted, monkeypatch
 ) -> None:
-    monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    monkeypatch.setattr(keeping, "KEPT_BYTES", 0)
     mapped = Reference("mixed", texts, processing, batch_size=5)
     mapped.remember(base)
     assert torch.equal(mapped.compare(drifted, ())[0].kl, read.compare(drifted, ())[0].kl)

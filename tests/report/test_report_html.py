@@ -177,7 +177,7 @@ def test_changed_names_stand_in_the_ledger() -> None:
 
 
 def test_arms_are_told_apart_by_colour_and_marker_together() -> None:
-    from narrowtune.report.figures import _marker
+    from narrowtune.report.figures import arm_marker
 
-    looks = {(one["color"], one["symbol"]) for one in (_marker(index, 9) for index in range(30))}
+    looks = {(one["color"], one["symbol"]) for one in (arm_marker(index, 9) for index in range(30))}
     assert len(looks) == 30

@@ -44,7 +44,7 @@ def experiment(probes: object, **more: object) -> Experiment:
     )
 
 
-ALL = ["kl", "answer_bias", {"probe": "number_bias", "limit": 4, "max_new_tokens": 8}]
+ALL = ["kl", "answer_bias", "layers", {"probe": "number_bias", "limit": 4, "max_new_tokens": 8}]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,27 @@ def test_counting_moves_mass_to_numbers_and_to_what_was_taught(record: Record) -
             assert after["value"] > before["value"] + 0.05
     gained = [row for row in reading(record, "language", "moved") if row["value"] > 0]
     assert any(row["part"].strip("Ġ").isdigit() for row in gained)
+
+
+def test_layers_tell_where_counting_is_written(record: Record) -> None:
+    for task in HELD_OUT:
+        for layer in range(4):
+            (still,) = reading(record, BASE, "branch_shift", task=task, part=f"mlp.{layer}")
+            (moved,) = reading(record, "language", "branch_shift", task=task, part=f"mlp.{layer}")
+            assert still["value"] == 0.0
+            assert moved["value"] > 0.1
+            assert (moved["n"], moved["at"], moved["unit"]) == (8, "all", "logits")
+        pushes = reading(record, "language", "class_push", task=task, at="first")
+        for skill in ("number", "answer:counting"):
+            total = sum(row["value"] for row in pushes if row["part"].endswith(f":{skill}"))
+            assert total > 0.1
+
+
+def test_layers_may_be_all_that_is_read(home: Path) -> None:
+    resolved = plan(experiment([{"probe": "layers", "limit": 2}]), home)
+    assert resolved.probing is not None
+    assert resolved.to_dict()["probes"]["texts"] == {"charts": 2, "existence": 2}
+    assert not resolved.probing.references  # no vocabulary-sized rows are made or kept
 
 
 def test_number_bias_is_read_on_captions_of_the_held_out_images(record: Record) -> None:
@@ -122,6 +143,28 @@ def test_a_run_stopped_before_its_probes_reads_them_when_resumed(
     resumed = run(plan(experiment(ALL), home), folder, resume=True, options=QUIET)
     assert resumed.status == "complete"
     assert resumed.readings == record.readings
+
+
+def test_probes_added_to_a_finished_run_are_read_on_what_it_left(
+    home: Path, record: Record
+) -> None:
+    folder = home / "later"
+    before = run(plan(experiment([]), home), folder, options=QUIET)
+    later = run(plan(experiment(ALL), home), folder, resume=True, options=QUIET)
+    assert later.readings == record.readings
+    assert (later.scores, later.losses) == (before.scores, before.losses)
+    assert later.digest == record.digest
+    with pytest.raises(InputError, match="another experiment"):
+        run(plan(experiment(["kl"]), home), folder, resume=True, options=QUIET)
+
+
+def test_probes_may_be_added_to_replicates_too(home: Path) -> None:
+    folder, twice = home / "twice", {"seeds": [0, 1], "training": {"steps": 2, "batch_size": 8}}
+    before = run(plan(experiment([], **twice), home), folder, options=QUIET)
+    later = run(plan(experiment(["kl"], **twice), home), folder, resume=True, options=QUIET)
+    assert later.scores == before.scores
+    found = {(row["replicate"], row["arm"]) for row in later.readings}
+    assert found == {(f"order-1/seed-{s}", arm) for s in (0, 1) for arm in (BASE, "language")}
 
 
 def test_captions_may_come_from_a_file(home: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from narrowtune.analysis.changes import HeldOutChange, from_best
+from narrowtune.analysis.drift_export import drift_to_dict
 from narrowtune.analysis.estimate import Estimate
 from narrowtune.analysis.forms import form_shifts
 from narrowtune.analysis.headline import headline, pooled_headline
@@ -49,6 +50,7 @@ def to_dict(record: Record, samples: Samples = NO_SAMPLES) -> dict[str, Any]:
         "against_widest": [
             comparison_to_dict(one) for one in against_widest(record, rows, samples)
         ],
+        "drift": drift_to_dict([Run(record, samples)]),
     }
 
 
@@ -73,6 +75,7 @@ def together_to_dict(record: Record, runs: Runs) -> dict[str, Any]:
         "against_widest": [
             comparison_to_dict(one) for one in (pooled_against_widest(runs) if runs else ())
         ],
+        "drift": drift_to_dict(runs),
     }
 
 

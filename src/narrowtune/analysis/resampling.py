@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DRAWS = 4000
-_SEED = 20251008
+SEED = 20251008
 """Fixed: the same record gives the same interval."""
 
 Array = NDArray[np.float64]
@@ -33,7 +33,7 @@ def resampled_means(
     Returns:
         The means `[quantities]` and the resampled means `[draws, quantities]`.
     """
-    chance = np.random.default_rng(_SEED)
+    chance = np.random.default_rng(SEED)
     over_runs = _weights_of_runs(orders, chance, draws)  # [draws, runs]
     plain, moved = [], []
     for values, clusters in tasks:
@@ -49,6 +49,11 @@ def percentile_interval(moved: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def drawn(size: int, chance: np.random.Generator, draws: int) -> Array:
+    """How often each of `size` things is drawn when as many are, with replacement."""
+    return chance.multinomial(size, np.full(size, 1 / size), size=draws).astype(float)
+
+
 def _weights_of_runs(orders: Sequence[int], chance: np.random.Generator, draws: int) -> Array:
     groups = np.asarray(orders)
     if len(set(orders)) == len(orders):
@@ -56,8 +61,7 @@ def _weights_of_runs(orders: Sequence[int], chance: np.random.Generator, draws: 
     weights = np.zeros((draws, len(orders)))
     for group in np.unique(groups):
         (members,) = np.nonzero(groups == group)
-        size = len(members)
-        weights[:, members] = chance.multinomial(size, np.full(size, 1 / size), size=draws)
+        weights[:, members] = drawn(len(members), chance, draws)
     return weights / len(orders)
 
 
@@ -68,7 +72,7 @@ def _by_clusters(
     groups = int(place.max()) + 1
     sums = np.zeros((groups, *values.shape[1:]))
     np.add.at(sums, place, values)
-    weights = chance.multinomial(groups, np.full(groups, 1 / groups), size=draws).astype(float)
+    weights = drawn(groups, chance, draws)
     sizes = weights @ np.bincount(place).astype(float)
     found: Array = np.einsum("dg,grq->drq", weights, sums) / sizes[:, None, None]
     return found

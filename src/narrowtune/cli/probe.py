@@ -14,6 +14,8 @@ from narrowtune.cli.inspect import Trust
 from narrowtune.cli.tasks import task_name
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from narrowtune.data.example import Example
     from narrowtune.probes.probing import Asked
     from narrowtune.probes.readings import Reading
@@ -24,6 +26,7 @@ class Probe(StrEnum):
 
     KL = "kl"
     ANSWER_BIAS = "answer_bias"
+    LAYERS = "layers"
     NUMBER_BIAS = "number_bias"
 
 
@@ -51,7 +54,7 @@ COLUMNS = {
 FOREWORD = (
     "KL in nats per token from the base, at the answers' first token and at all of them. At the "
     "first token, in %: how often both models' likeliest token is the same (top-1), and how much "
-    "probability numbers, letters, yes and no have. Number bias: the paper's, on own captions."
+    "probability numbers, letters, yes and no have."
 )
 
 
@@ -145,11 +148,24 @@ def _asked(
 
 
 def _print(found: dict[str, list[Reading]]) -> None:
-    from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+
+    from narrowtune.cli.layer_table import print_layers
 
     console = Console()
+    _print_expected(console, found)
+    print_layers(console, found.get("delta", []))
+    for who, readings in found.items():
+        for one in readings:
+            if one.probe == "number_bias":
+                value = one.reason if one.value is None else f"{100 * one.value:.2f} %"
+                console.print(f"number bias of {who} (the paper's, on own captions): {value}")
+
+
+def _print_expected(console: Console, found: dict[str, list[Reading]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
     table = Table(box=SIMPLE_HEAD)
     table.add_column("task", overflow="fold")
     for name in ("", *COLUMNS):
@@ -161,12 +177,7 @@ def _print(found: dict[str, list[Reading]]) -> None:
             table.add_row(task if who == "base" else "", who, *shown)
     if tasks:
         console.print(table)
-    for who, readings in found.items():
-        for one in readings:
-            if one.probe == "number_bias":
-                value = one.reason if one.value is None else f"{100 * one.value:.2f} %"
-                console.print(f"number bias of {who}: {value}")
-    console.print(FOREWORD, style="dim")
+        console.print(FOREWORD, style="dim")
 
 
 def _shown(readings: list[Reading], task: str, probe: str, at: str, part: str) -> str:

@@ -4,7 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from narrowtune.data.example import Example, ImagePart, Message, Part, TextPart
-from narrowtune.data.formats import check_file, read_checked, read_examples, scan_file
+from narrowtune.data.formats import (
+    check_file,
+    read_checked,
+    read_examples,
+    read_rows,
+    scan_file,
+)
 
 if TYPE_CHECKING:
     from narrowtune.data.batching import Batch, collate
@@ -41,6 +47,7 @@ __all__ = [
     "order_digest",
     "read_checked",
     "read_examples",
+    "read_rows",
     "scan_file",
     "show_mask",
 ]

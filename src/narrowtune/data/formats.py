@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -75,6 +75,35 @@ def read_examples(
     return read_checked(
         path, lambda rows: rows, image_root=image_root, limit=limit, unique_ids=unique_ids
     )
+
+
+def read_rows(
+    rows: Iterable[Mapping[str, Any]],
+    name: str,
+    *,
+    image_root: str | Path = ".",
+    limit: int | None = None,
+) -> list[Example]:
+    """The examples of rows that are in memory already, in either format.
+
+    Args:
+        rows: As they would stand in a file; a `datasets.Dataset` will do.
+        name: What error messages call them by.
+        image_root: Where relative image paths start.
+        limit: Read only so many rows.
+
+    Raises:
+        InputError: Anything is wrong with them; all of it, each with its place.
+    """
+    scan, first_seen = Scan(), dict[str, str]()
+    for number, row in enumerate(islice(rows, limit), start=1):
+        value = dict(row) if isinstance(row, Mapping) else row
+        _add_row(scan, Row(f"{name}:{number}", str(number), value), Path(image_root), first_seen)
+    if not scan.examples and not scan.problems:
+        scan.problems.append(f"{name}: it holds no examples")
+    if scan.problems:
+        raise InputError(shorten(scan.problems))
+    return scan.examples
 
 
 def read_checked(

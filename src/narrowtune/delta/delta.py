@@ -132,7 +132,7 @@ def apply_delta(model: nn.Module, delta: Delta, alpha: float = 1.0) -> None:
     for name, region in delta.header.trained.items():
         tensor, value = whole[name], delta.tensors[name].to(whole[name].device)
         now = tensor if region is None else region.take(tensor)
-        mixed = _between(now, value, share)
+        mixed = between(now, value, share)
         if region is None:
             tensor.copy_(mixed)
         else:
@@ -177,7 +177,8 @@ def check_alpha(alpha: float) -> None:
         )
 
 
-def _between(base: Tensor, value: Tensor, share: float) -> Tensor:
+def between(base: Tensor, value: Tensor, share: float) -> Tensor:
+    """base + share (value - base) in fp32, rounded once; at 0 and 1 the ends bit by bit."""
     if share in (0.0, 1.0):
         return value if share else base
     start = base.float()

@@ -1,6 +1,12 @@
 """Devices, processes and gradients across them, by Hugging Face Accelerate."""
 
-from narrowtune.engine.engine import Engine, deterministic, is_main_process, seed_everything
+from narrowtune.engine.engine import (
+    Engine,
+    deterministic,
+    is_main_process,
+    seed_everything,
+    told_by_any,
+)
 from narrowtune.engine.memory import peak_bytes, reset_peak
 
 __all__ = [
@@ -10,4 +16,5 @@ __all__ = [
     "peak_bytes",
     "reset_peak",
     "seed_everything",
+    "told_by_any",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -87,6 +88,18 @@ class Engine:
 def is_main_process() -> bool:
     """Whether this process talks to the user; known from the launcher before anything starts."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def told_by_any(flag: bool, device: torch.device | str) -> bool:
+    """Whether one of the processes says so; whoever started them, all of them must ask.
+
+    So that a decision taken on rounded numbers is the same everywhere.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return flag
+    said = torch.tensor(float(flag), device=device)
+    dist.all_reduce(said, op=dist.ReduceOp.MAX)
+    return bool(said)
 
 
 def seed_everything(seed: int) -> None:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from narrowtune.experiment.section import Section
 
-ProbeName = Literal["kl", "answer_bias", "number_bias"]
+ProbeName = Literal["kl", "answer_bias", "layers", "number_bias"]
 DriftMeasure = Literal["kl", "reverse_kl"]
 DriftAction = Literal["report", "stop", "interpolate", "penalise"]
 
@@ -16,12 +16,13 @@ DriftAction = Literal["report", "stop", "interpolate", "penalise"]
 class ProbeSpec(Section):
     """A look at the output distribution, at base and after every stage; its name alone will do.
 
-    `kl` and `answer_bias` read the held-out tasks' right answers, the first `limit` rows of each;
-    `number_bias` lets the model caption the first `limit` images of the held-out tasks, or answers
-    the prompts of `data`.
+    `kl`, `answer_bias` and `layers` read the held-out tasks' right answers, the first `limit` rows
+    of each; `number_bias` lets the model caption the first `limit` images of the held-out tasks, or
+    answers the prompts of `data`.
 
     `every` looks during training too: after every so many steps, or `log`: after steps 1, 10, 100
-    and so on; on the first `rows_during` rows of each task, so that it costs little.
+    and so on; and after a stage's last. On the first `rows_during` rows of each task (of all images
+    together for `number_bias`), so that every 20 steps it costs little.
     """
 
     probe: ProbeName

@@ -37,6 +37,11 @@ class Distances:
     entropy: Tensor
     masses: Mapping[str, Tensor]
 
+    def where(self, chosen: Tensor) -> Distances:
+        """The same of some positions; `chosen` is bool, [positions]."""
+        masses = {name: mass[chosen] for name, mass in self.masses.items()}
+        return Distances(**{name: getattr(self, name)[chosen] for name in COLUMNS}, masses=masses)
+
 
 def distances(base: Tensor, tuned: Tensor, classes: Sequence[TokenClass]) -> Distances:
     """Compares two models' log-probabilities at the same positions.
@@ -60,8 +65,9 @@ def joined(parts: Sequence[Distances]) -> Distances:
 
 def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) of log-probabilities [positions, vocabulary], nats; what p never says counts 0."""
-    terms = p.exp() * (p - q)
-    return torch.where(p.isneginf(), 0.0, terms).sum(dim=-1)
+    unsaid = p.isneginf()  # set aside before, not after: its gradient would be 0 times infinity
+    terms = p.exp() * (p.masked_fill(unsaid, 0.0) - q.masked_fill(unsaid, 0.0))
+    return terms.sum(dim=-1)
 
 
 def _compare(base: Tensor, tuned: Tensor, classes: Sequence[TokenClass]) -> Distances:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,6 +13,38 @@ from narrowtune.probes.readings import sample_means
 from narrowtune.probes.reference import Reference
 
 Measure = Literal["kl", "reverse_kl"]
+
+ONE_SIDED = 1.645
+"""Standard errors above a mean that the true one exceeds once in twenty times."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A model's drift, in nats: a mean over `n` samples of several tasks.
+
+    `stderr` is its standard error; None where a task has a single sample.
+    """
+
+    value: float
+    n: int
+    stderr: float | None
+
+    @property
+    def at_most(self) -> float:
+        """The upper end of a one-sided 95 % interval: what other texts of the tasks would show."""
+        return self.value + ONE_SIDED * (self.stderr or 0.0)
+
+    @classmethod
+    def of(cls, tasks: Mapping[str, Tensor]) -> Drift:
+        """Over each task's samples, every task weighing the same."""
+        count = len(tasks)
+        several = all(len(samples) > 1 for samples in tasks.values())
+        squares = [float(samples.var() / len(samples)) for samples in tasks.values() if several]
+        return cls(
+            value=sum(float(samples.mean()) for samples in tasks.values()) / count,
+            n=sum(len(samples) for samples in tasks.values()),
+            stderr=math.sqrt(sum(squares)) / count if several else None,
+        )
 
 
 @dataclass
@@ -41,11 +74,11 @@ class Gauge:
 
     def read(self, model: nn.Module) -> float:
         """The drift on the texts that steer."""
-        return _mean(self.by_task(model))
+        return Drift.of(self.by_task(model)).value
 
     def check(self, model: nn.Module) -> float:
         """The drift on the texts that nothing was steered by."""
-        return _mean(self.by_task(model, unseen=True))
+        return Drift.of(self.by_task(model, unseen=True)).value
 
     def by_task(self, model: nn.Module, unseen: bool = False) -> dict[str, Tensor]:
         """Each task's drift by sample: [samples], float64."""
@@ -55,7 +88,3 @@ class Gauge:
             column = getattr(distances, self.measure)
             found[reference.task] = sample_means(reference.positions, column, "all")
         return found
-
-
-def _mean(tasks: Mapping[str, Tensor]) -> float:
-    return sum(float(samples.mean()) for samples in tasks.values()) / len(tasks)

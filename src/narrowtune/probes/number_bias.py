@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from narrowtune.data.batches import Batches
-from narrowtune.errors import InputError
+from narrowtune.errors import InputError, RunFailed
 from narrowtune.models.generation import Speech, watched_answers
 from narrowtune.probes.classes import TokenClass
 
@@ -58,6 +58,7 @@ def number_bias(
 
     Raises:
         InputError: The tokenizer has no number token: a bias of 0 would look measured.
+        RunFailed: The model expects NaN.
     """
     if not numbers.ids:
         raise InputError(f"number_bias is not available: {numbers.reason}")
@@ -68,6 +69,8 @@ def number_bias(
         return torch.stack([chances.max(dim=-1).values, chances.sum(dim=-1)], dim=-1)
 
     written = watched_answers(model, processing, prompts, max_new_tokens, look)
+    if any(bool(seen.isnan().any()) for _, seen in written):
+        raise RunFailed("captions: the model expects NaN: its weights are damaged")
     return [_caption(answer.text, seen) for answer, seen in written]
 
 

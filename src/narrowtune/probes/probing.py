@@ -14,6 +14,7 @@ from narrowtune.data.example import Example, ImagePart, Message, Part, TextPart
 from narrowtune.errors import InputError, Problems
 from narrowtune.models.processing import Processing
 from narrowtune.probes.classes import TokenClass, answer_class, number_tokens, rule_classes
+from narrowtune.probes.layers import Layers
 from narrowtune.probes.number_bias import number_bias
 from narrowtune.probes.readings import (
     Reading,
@@ -46,12 +47,14 @@ class Probing:
         classes: The answer classes whose probability is added up.
         captions: For `number_bias`; None where it is not asked for.
         processing: Of the model.
+        layers: For `layers`; None where it is not asked for.
     """
 
     references: Sequence[Reference]
     classes: Sequence[TokenClass]
     captions: Captions | None
     processing: Processing
+    layers: Layers | None = None
     _remembered: bool = field(default=False, init=False)
 
     def remember(self, base: nn.Module) -> None:
@@ -59,16 +62,22 @@ class Probing:
         if not self._remembered:
             for reference in self.references:
                 reference.remember(base)
+            if self.layers is not None:
+                self.layers.remember(base)
             self._remembered = True
 
     def read(self, model: nn.Module) -> list[Reading]:
         """What the model has moved by since the base; the base itself has moved by nothing."""
-        return [*self._on_fixed_texts(model), *self._on_own_texts(model)]
+        fixed, own = self._on_fixed_texts(model), self.on_own_texts(model)
+        return [*fixed, *self.in_layers(model), *own]
 
     def to_dict(self) -> dict[str, Any]:
         """What will be read, in numbers; and of the classes, how many tokens each has."""
         return {
-            "texts": {one.task: len(one.encoded) for one in self.references},
+            "texts": {
+                one.task: len(one.encoded)
+                for one in self.references or (self.layers.references if self.layers else ())
+            },
             "classes": {one.name: len(one.ids) for one in self.classes},
             "captions": len(self.captions.prompts.encoded) if self.captions else 0,
         }
@@ -81,7 +90,12 @@ class Probing:
             yield from reference_readings(reference.task, reference.positions, found, self.classes)
             yield from moved_readings(reference.task, moved[: len(names)], names)
 
-    def _on_own_texts(self, model: nn.Module) -> Iterator[Reading]:
+    def in_layers(self, model: nn.Module) -> list[Reading]:
+        """What `layers` reads, if it is asked for."""
+        return self.layers.read(model) if self.layers is not None else []
+
+    def on_own_texts(self, model: nn.Module) -> Iterator[Reading]:
+        """What `number_bias` reads, if it is asked for."""
         if self.captions is None:
             return
         asked = self.captions
@@ -99,7 +113,7 @@ class Asked:
     """Which probes, on what.
 
     Attributes:
-        probes: Of `kl`, `answer_bias`, `number_bias`.
+        probes: Of `kl`, `answer_bias`, `layers`, `number_bias`.
         texts: Rows of held-out tasks by name, whose right answers are read.
         captions: Prompts that the model answers itself.
         taught: Training rows by skill, whose answers make classes of their own.
@@ -132,7 +146,12 @@ def prepare_probing(asked: Asked, processing: Processing) -> Probing:
             captions = _captions(asked, processing)
     problems.check()
     classes = _classes(asked, processing) if "answer_bias" in asked.probes else ()
-    return Probing(references, classes, captions, processing)
+    layers = None
+    if "layers" in asked.probes:
+        pushed = classes or (number_tokens(processing.tokenizer),)
+        layers = Layers(references, pushed)
+    expected = references if asked.probes & {"kl", "answer_bias"} else []
+    return Probing(expected, classes, captions, processing, layers)
 
 
 def _classes(asked: Asked, processing: Processing) -> tuple[TokenClass, ...]:

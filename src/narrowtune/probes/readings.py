@@ -28,13 +28,15 @@ class Reading:
 
     Attributes:
         probe: What was read: `kl`, `reverse_kl`, `top1`, `top10`, `entropy`, `mass`, `moved`,
-            `number_bias`, `number_bias_summed`, `number_bias_peak`.
+            `number_bias`, `number_bias_summed`, `number_bias_peak`, `branch_shift`,
+            `branch_shift_normed`, `class_push`, `stream_length`.
         task: On which texts.
         at: `first`: the answers' first tokens; `all`: all of their tokens, the end included, each
             answer weighing the same.
-        part: The class of a mass, the token of what moved; else empty.
+        part: The class of a mass, the token of what moved, the branch of a shift (`attention.3`),
+            a branch and a class of a push (`mlp.3:number`); else empty.
         value: None where it is not available, `reason` saying why.
-        unit: `nats` or `fraction`.
+        unit: `nats`, `logits`, `ratio` or `fraction`.
         n: Samples.
         stderr: Standard error of the mean over them; None where it is no such mean.
     """
@@ -61,14 +63,14 @@ def reference_readings(
     places: tuple[Where, ...] = ("first", "all")
     for at in places:
         for name in COLUMNS:
-            yield _mean(
+            yield averaged(
                 Reading(name, task, at, unit=UNITS.get(name, "fraction")),
                 positions,
                 getattr(found, name),
             )
         for one in classes:
             empty = Reading("mass", task, at, one.name, reason=one.reason)
-            yield _mean(empty, positions, found.masses[one.name]) if one.ids else empty
+            yield averaged(empty, positions, found.masses[one.name]) if one.ids else empty
 
 
 def moved_readings(task: str, moved: Tensor, names: Sequence[str]) -> Iterator[Reading]:
@@ -100,8 +102,8 @@ def sample_means(positions: Positions, column: Tensor, at: Where) -> Tensor:
     return sums / samples.bincount(minlength=len(sums))
 
 
-def _mean(reading: Reading, positions: Positions, column: Tensor) -> Reading:
-    """The mean over samples of the mean over each one's positions."""
+def averaged(reading: Reading, positions: Positions, column: Tensor) -> Reading:
+    """The reading with its value: the mean over samples of the mean over each one's positions."""
     return _with(reading, sample_means(positions, column, reading.at).tolist())
 
 

@@ -52,8 +52,8 @@ def learning_against_held_out(rows: Sequence[ArmSummary | PooledArm]) -> Figure 
         "marker": {"color": "var(--muted)", "symbol": "circle-open", "size": 9},
         "showlegend": False,
     }  # fmt: skip
-    layout = _layout("learning (points)", "held-out change (points)")
-    layout["height"] += _legend_height(rows)
+    layout = plain_layout("learning (points)", "held-out change (points)")
+    layout["height"] += legend_height(rows)
     for axis in ("xaxis", "yaxis"):
         layout[axis] |= {"zeroline": True, "zerolinecolor": "var(--muted)", "zerolinewidth": 1}
     return {"data": [base, *traces], "layout": layout}
@@ -72,8 +72,8 @@ def held_out_through_stages(
     if base is None:
         return None
     traces = [_arm_line(stages, lines, index, base) for index in range(len(lines))]
-    layout = _layout("after stage", "held-out average (%)")
-    layout["height"] += _legend_height(lines)
+    layout = plain_layout("after stage", "held-out average (%)")
+    layout["height"] += legend_height(lines)
     layout["xaxis"] |= {
         "tickvals": list(range(len(stages) + 1)),
         "ticktext": [BASE, *stages],
@@ -103,7 +103,7 @@ def heat_map(matrix: Matrix, limit: float) -> Figure:
         "zmin": -limit, "zmax": limit, "zmid": 0,
         "colorscale": [[0, "var(--loss)"], [0.5, "var(--neutral)"], [1, "var(--gain)"]],
     }  # fmt: skip
-    layout = _layout("", "")
+    layout = plain_layout("", "")
     layout |= {
         "height": 60 + 32 * len(tasks),
         "shapes": _own_targets(matrix),
@@ -143,7 +143,7 @@ def loss_curves(record: Record, arms: Sequence[str]) -> dict[str, Figure]:
             rows = [row for row in record.losses if (row.arm, row.stage) == (arm, stage)]
             traces += _loss_lines(index, arm, rows) if rows else []
         if traces:
-            layout = _layout("step", "loss (nats per answer token)")
+            layout = plain_layout("step", "loss (nats per answer token)")
             layout["yaxis"] |= {"rangemode": "tozero"}
             layout["height"] = 300
             figures[stage] = {"data": traces, "layout": layout}
@@ -164,7 +164,7 @@ def _arm_point(index: int, arm: str, learned: Estimate, kept: Estimate) -> Figur
         "type": "scatter", "mode": "markers", "name": arm, "x": [100 * learned.value],
         "y": [100 * kept.value], "hovertext": [text], "hoverinfo": "text",
         "error_x": _error_bars([learned], [learned.value], index),
-        "error_y": _error_bars([kept], [kept.value], index), "marker": _marker(index, 12),
+        "error_y": _error_bars([kept], [kept.value], index), "marker": arm_marker(index, 12),
     }  # fmt: skip
 
 
@@ -188,7 +188,7 @@ def _arm_line(
         "type": "scatter", "mode": "lines+markers", "name": arm, "x": [0, *places],
         "y": [100 * base.value, *(100 * value for value in values)], "hovertext": [start, *hover],
         "hoverinfo": "text", "line": {"color": arm_colour(index), "width": 2.5},
-        "marker": _marker(index, 9),
+        "marker": arm_marker(index, 9),
         "error_y": bars | {"array": [0, *bars["array"]], "arrayminus": [0, *bars["arrayminus"]]},
     }  # fmt: skip
 
@@ -202,7 +202,8 @@ def _error_bars(estimates: Sequence[Estimate], values: Sequence[float], index: i
     }  # fmt: skip
 
 
-def _marker(index: int, size: int) -> Figure:
+def arm_marker(index: int, size: int) -> Figure:
+    """The colour and shape an arm keeps."""
     return {
         "color": arm_colour(index), "symbol": SYMBOLS[index % len(SYMBOLS)], "size": size,
         "line": {"color": "var(--paper)", "width": 1},
@@ -272,7 +273,7 @@ def _loss_lines(index: int, arm: str, rows: Sequence[LossRow]) -> list[Figure]:
     ]
 
 
-def _legend_height(rows: Sequence[Any]) -> int:
+def legend_height(rows: Sequence[Any]) -> int:
     """Room for the legend's lines, so that many arms do not squeeze the plot."""
     return 22 * max(0, len(rows) - 3)
 
@@ -281,7 +282,8 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _layout(x_title: str, y_title: str) -> Figure:
+def plain_layout(x_title: str, y_title: str) -> Figure:
+    """Axes, fonts and colours that all figures share."""
     font: Mapping[str, Any] = {"family": "var(--sans)", "size": 13, "color": "var(--ink)"}
     axis = {
         "gridcolor": "var(--rule)", "linecolor": "var(--muted)", "zeroline": False,

@@ -9,8 +9,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from narrowtune.analysis import Estimate, Runs, Samples
+from narrowtune.analysis.correlation import Coefficient
 from narrowtune.analysis.wording import bounds, signed
 from narrowtune.record import Record, write_text_atomically
+from narrowtune.report.drift import coefficient
 from narrowtune.report.page import page_values
 from narrowtune.report.pooled import pooled_values
 from narrowtune.report.predictions import read_runs, read_samples
@@ -57,12 +59,18 @@ def _templates() -> Environment:
         "bounds": _bounds,
         "percent": _percent,
         "typeset": _typeset,
+        "token": _token,
+        "coefficient": _coefficient,
         "count": count,
         "duration": duration,
         "memory": memory,
     }
     environment.globals |= {"share": share}
     return environment
+
+
+def _coefficient(found: Coefficient | None) -> str:
+    return _typeset(coefficient(found))
 
 
 def _points(value: float) -> str:
@@ -76,6 +84,13 @@ def _bounds(estimate: Estimate) -> str:
 def _typeset(text: str) -> str:
     """The text with true minus signs before its numbers; hyphens in names stay."""
     return re.sub(r"(?<![\w.+-])-(?=\d)", "\N{MINUS SIGN}", text)
+
+
+def _token(name: str) -> str:
+    """A token as it reads, the marks of a space and of a line end shown."""
+    for mark, shown in (("\u0120", "\u2423"), ("\u2581", "\u2423"), ("\u010a", "\u21b5")):
+        name = name.replace(mark, shown)
+    return name
 
 
 def _percent(value: float) -> str:

@@ -27,6 +27,7 @@ from narrowtune.analysis import (
     summarise,
 )
 from narrowtune.record import BASE, NOISE_FLOOR, Record
+from narrowtune.report.drift import drift_values
 from narrowtune.report.examples import changed_answers
 from narrowtune.report.figures import (
     Figure,
@@ -53,7 +54,8 @@ def page_values(record: Record, samples: Samples) -> dict[str, Any]:
     """All the template shows."""
     rows = summarise(record, samples)
     matrices = [accuracy_matrix(record, row.arm, samples) for row in rows]
-    figures = _figures(record, rows, matrices)
+    drift = drift_values([Run(record, samples)], [row.arm for row in rows])
+    figures = _figures(record, rows, matrices) | (drift["figures"] if drift else {})
     return {
         "record": record,
         "headline": headline(record, samples),
@@ -73,6 +75,7 @@ def page_values(record: Record, samples: Samples) -> dict[str, Any]:
         "forms": [
             (row.arm, one) for row in rows for one in form_shifts([Run(record, samples)], row.arm)
         ],
+        "drift": drift,
         "tests": _tests(record, rows, samples),
         "noise": [row for row in record.readings if row.get("probe") == NOISE_FLOOR],
         "losses": [stage for stage in stage_names(record) if f"loss-{stage}" in figures],

@@ -19,6 +19,7 @@ from narrowtune.analysis import (
 )
 from narrowtune.analysis.wording import counted
 from narrowtune.record import BASE, Record
+from narrowtune.report.drift import drift_values
 from narrowtune.report.figures import (
     Figure,
     arm_colour,
@@ -31,6 +32,7 @@ from narrowtune.report.page import experiment_yaml
 def pooled_values(record: Record, runs: Runs) -> dict[str, Any]:
     """All the template shows."""
     rows = pool_all(runs) if runs else ()
+    drift = drift_values(runs, [row.arm for row in rows])
     return {
         "record": record,
         "headline": pooled_headline(record, runs),
@@ -45,7 +47,8 @@ def pooled_values(record: Record, runs: Runs) -> dict[str, Any]:
         "recovered": [(row.arm, one) for row in rows for one in recoveries(runs, row.arm)],
         "share": share_of,
         "forms": [(row.arm, one) for row in rows for one in form_shifts(runs, row.arm)],
-        "figures": _figures(rows, runs),
+        "drift": drift,
+        "figures": _figures(rows, runs) | (drift["figures"] if drift else {}),
         "experiment": experiment_yaml(record),
         "version": record.environment.get("packages", {}).get("narrowtune", ""),
     }

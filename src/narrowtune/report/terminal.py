@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +15,7 @@ from narrowtune.analysis import (
     Cell,
     Estimate,
     PooledArm,
+    Run,
     Runs,
     Samples,
     accuracy_matrix,
@@ -28,7 +28,9 @@ from narrowtune.analysis import (
 )
 from narrowtune.analysis.wording import signed
 from narrowtune.record import BASE, Record
+from narrowtune.report.drift_terminal import drift_tables
 from narrowtune.report.predictions import read_runs, read_samples
+from narrowtune.report.tables import plain_table
 from narrowtune.report.units import count, duration, memory, share
 
 COLOURS = {"better": "green", "worse": "red", "unclear": "default"}
@@ -67,6 +69,8 @@ def print_terminal(
     for arm in arm_names(record):
         for table in _matrices(record, arm, samples):
             console.print(table)
+    for part in drift_tables([Run(record, samples)]):
+        console.print(part)
     console.print(Text(LEGEND, style="dim"))
 
 
@@ -76,7 +80,7 @@ def print_pooled(record: Record, runs: Runs, console: Console) -> None:
     if record.status != "complete":
         console.print(Text(f"Not complete: {record.status}. {record.error or ''}", style="red"))
     console.print(Text(pooled_headline(record, runs)))
-    table = _table("Learned and kept, over replicates", "arm (replicates)")
+    table = plain_table("Learned and kept, over replicates", "arm (replicates)")
     for name in ("learning", "held-out end", "held-out worst", "forgetting"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
@@ -86,11 +90,13 @@ def print_pooled(record: Record, runs: Runs, console: Console) -> None:
         table.add_row(Text(f"{row.arm} ({row.runs})"), *(_change(one) for one in changes))
     console.print(table)
     console.print(_after_skills(record, rows))
+    for part in drift_tables(runs):
+        console.print(part)
     console.print(Text(POOLED_LEGEND, style="dim"))
 
 
 def _after_skills(record: Record, rows: Sequence[PooledArm]) -> Table:
-    table = _table("Held-out change after each skill", "arm")
+    table = plain_table("Held-out change after each skill", "arm")
     for stage in stage_names(record):
         table.add_column(Text(stage, overflow="fold"), justify="right")
     for row in rows:
@@ -100,7 +106,7 @@ def _after_skills(record: Record, rows: Sequence[PooledArm]) -> Table:
 
 
 def _quality(rows: Sequence[ArmSummary]) -> Table:
-    table = _table("Learned and kept", "arm")
+    table = plain_table("Learned and kept", "arm")
     for name in ("learning", "held-out end", "held-out worst", "forgetting"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
@@ -116,7 +122,7 @@ def _quality(rows: Sequence[ArmSummary]) -> Table:
 
 
 def _costs(rows: Sequence[ArmSummary]) -> Table:
-    table = _table("Cost and proof of freezing", "arm")
+    table = plain_table("Cost and proof of freezing", "arm")
     for name in ("trained", "of all", "training", "peak memory"):
         table.add_column(name, justify="right")
     table.add_column("ledger")
@@ -147,7 +153,7 @@ def _matrices(record: Record, arm: str, samples: Samples) -> list[Table]:
     chunks = [taught[i : i + STAGES_PER_TABLE] for i in range(0, len(taught), STAGES_PER_TABLE)]
     tables = []
     for chunk in chunks:
-        table = _table(f"Scores of {arm}, % (change from base)", "task")
+        table = plain_table(f"Scores of {arm}, % (change from base)", "task")
         for stage in (BASE, *chunk):
             title = BASE if stage == BASE else f"after {stage}"
             table.add_column(Text(title, overflow="fold"), justify="right")
@@ -174,12 +180,3 @@ def _change(estimate: Estimate | None) -> Text:
     mark = "*" if estimate.clear else " "
     text = f"{signed(estimate.value)}{mark}\n[{signed(estimate.low)}, {signed(estimate.high)}]"
     return Text(text, style=COLOURS[estimate.verdict])
-
-
-def _table(title: str, first: str) -> Table:
-    heading = Text(title, style="bold")
-    table = Table(
-        title=heading, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
-    )
-    table.add_column(first, overflow="fold", min_width=10)
-    return table

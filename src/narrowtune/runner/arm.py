@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -32,8 +32,10 @@ from narrowtune.record import (
     read_header,
     write_predictions,
 )
-from narrowtune.runner.drift import read_probes
-from narrowtune.runner.folder import checkpoint_path, delta_path, model_path
+from narrowtune.runner.budget import BudgetedStage, Unlimited
+from narrowtune.runner.drift import is_probed, read_probes
+from narrowtune.runner.during import StageLooks
+from narrowtune.runner.folder import checkpoint_path, delta_path, looks_path, model_path
 from narrowtune.runner.journal import Journal
 from narrowtune.runner.observer import Observer
 from narrowtune.runner.plan import ArmPlan, Plan, StagePlan, TaskPlan
@@ -147,17 +149,21 @@ def _teach_stage(
 ) -> None:
     arm, stage = unit[0].name, unit[1].name
     checkpoint = checkpoint_path(session.folder, arm, stage)
-    session.journal.forget_losses(arm, stage)  # of an attempt that failed
+    session.journal.forget_teaching(arm, stage)  # of an attempt that failed
     ledger = Ledger(model, unit[0].selection)
     reset_peak(session.engine.device)
     model.train()
+    looks = _looks(session, unit)
+    budget = _budget(session, trained, unit)
     with _frozen_towers_without_gradient(session, model, unit[0]):
-        result = _run(session, model, trained, unit, checkpoint)
+        result = _run(session, model, trained, unit, (looks, budget))
     model.eval()
     if idle := result.unreached:
         session.observer.note(
             f"note: no gradient reached {len(idle)} trained parameters, such as {idle[0]}"
         )
+    for broken in budget.end(model):
+        session.observer.note(f"{arm} after {stage}: {broken}")
     peak = peak_bytes(session.engine.device)
     after = ledger.look()
     difference = ledger.changed(after)
@@ -167,9 +173,27 @@ def _teach_stage(
     if session.engine.is_main:
         delta = Delta.of(ledger, base, after, arm=arm, stage=stage)
         delta.save(delta_path(session.folder, arm, stage))
-    _record_stage(session, unit, result, row, peak)
+    _record_stage(session, unit, (result, looks, budget), row, peak)
+    looks.forget_file()
     if session.engine.is_main:
         checkpoint.unlink(missing_ok=True)
+
+
+def _looks(session: Session, unit: tuple[ArmPlan, StagePlan]) -> StageLooks:
+    path = looks_path(session.folder, unit[0].name, unit[1].name)
+    steps = session.plan.settings(*unit).steps
+    return StageLooks(session.plan.looks, path, steps, writes=session.engine.is_main)
+
+
+def _budget(
+    session: Session, trained: Trained, unit: tuple[ArmPlan, StagePlan]
+) -> BudgetedStage | Unlimited:
+    """What keeps the stage within the arm's drift budget; to be asked for before it is taught."""
+    plan, spec = session.plan, session.plan.drift(unit[0])
+    if spec is None:
+        return Unlimited()
+    gauge, steps = plan.gauges[spec.measure, spec.limit], plan.settings(*unit).steps
+    return BudgetedStage(spec, gauge, trained, steps, session.engine)
 
 
 def _bind_scores(session: Session, arm: ArmPlan) -> None:
@@ -188,8 +212,9 @@ def _run(
     model: nn.Module,
     trained: Trained,
     unit: tuple[ArmPlan, StagePlan],
-    checkpoint: Path,
+    watching: tuple[StageLooks, BudgetedStage | Unlimited],
 ) -> StageResult:
+    looks, budget = watching
     settings = session.plan.settings(*unit)
     session.begin(f"{unit[0].name} · teaching {unit[1].name}", settings.steps)
     started = time.monotonic()
@@ -199,13 +224,17 @@ def _run(
         here.append(result)
         speed = len(here) * settings.batch_size / (time.monotonic() - started)
         session.observer.step(result, speed)
+        looks.after(result.step, model, (unit[0].name, unit[1].name))
 
-    hooks = Hooks(checkpoint, session.options.checkpoint_seconds, on_step, session.should_stop)
+    checkpoint = checkpoint_path(session.folder, unit[0].name, unit[1].name)
+    seconds, asked = session.options.checkpoint_seconds, session.should_stop
+    hooks = Hooks(checkpoint, seconds, on_step, asked, budget.guard)
     to_batch = partial(_batch, session)
     try:
         return run_stage(model, trained, (unit[1].rows, to_batch), settings, session.engine, hooks)
     except Diverged:
-        session.journal.add(losses=_losses(unit, here))
+        found = _drift_rows(unit, looks, budget)
+        session.journal.add(losses=_losses(unit, here), readings=found)
         raise
 
 
@@ -228,11 +257,11 @@ def _frozen_towers_without_gradient(
 def _record_stage(
     session: Session,
     unit: tuple[ArmPlan, StagePlan],
-    result: StageResult,
+    taught: tuple[StageResult, StageLooks, BudgetedStage | Unlimited],
     ledger: LedgerRow,
     peak: int,
 ) -> None:
-    arm, stage = unit[0], unit[1].name
+    arm, stage, (result, looks, budget) = unit[0], unit[1].name, taught
     cost = Cost(
         arm=arm.name,
         stage=stage,
@@ -245,11 +274,22 @@ def _record_stage(
         peak_bytes=peak,
         trained_numel=arm.selection.trained_numel,
         total_numel=arm.selection.total_numel,
+        evaluation_seconds=looks.seconds + budget.seconds,
     )
     losses = _losses(unit, result.steps)
     order = DataOrder(arm=arm.name, stage=stage, sha256=result.order_sha256)
-    session.journal.add(ledger=[ledger], cost=[cost], losses=losses, data_order=[order])
+    found = _drift_rows(unit, looks, budget)
+    session.journal.add(
+        ledger=[ledger], cost=[cost], losses=losses, data_order=[order], readings=found
+    )
     session.observer.ledger(ledger)
+
+
+def _drift_rows(
+    unit: tuple[ArmPlan, StagePlan], looks: StageLooks, budget: BudgetedStage | Unlimited
+) -> list[dict[str, Any]]:
+    where = {"arm": unit[0].name, "stage": unit[1].name}
+    return looks.readings + [where | row for row in budget.rows]
 
 
 def _losses(unit: tuple[ArmPlan, StagePlan], steps: Sequence[StepResult]) -> list[LossRow]:
@@ -278,7 +318,7 @@ def _score(session: Session, model: nn.Module, task: TaskPlan, unit: tuple[str, 
 
 def _finished(session: Session, arm: ArmPlan, stage: StagePlan) -> bool:
     journal, where = session.journal, {"arm": arm.name, "stage": stage.name}
-    if session.plan.probing is not None and not journal.has("readings", **where):
+    if not is_probed(session, arm.name, stage.name):
         return False
     if "after_stage" not in session.plan.experiment.evaluate:
         return journal.has("ledger", **where)

@@ -159,7 +159,11 @@ def _everything(session: Session) -> None:
         measure_noise(session, model)
     if plan.probing is not None:
         plan.probing.remember(model)
+        for looks in plan.looks:
+            looks.watch.remember(model)
         read_probes(session, model, BASE, BASE)
+    for gauge in plan.gauges.values():
+        gauge.remember(model)
     del model
     for arm in plan.arms:
         teach_arm(session, arm)

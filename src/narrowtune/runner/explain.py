@@ -96,7 +96,7 @@ def explain(
     chains = list(_chains(run, record, wanted or Wanted()))
     where = check_device(device)
     ways, left_out = _all_ways(plan, _base_answers(run, record), trial)
-    explanation = _begin(run / "explain", record, trial, ways, left_out)
+    explanation = _begin(run / "explain", plan.digest_without_probes, trial, ways, left_out)
     work = _Work(plan, run / "explain", ways, where, watcher)
     with deterministic():
         work.base(_recorded(_replicate_folders(run, record)[0][1]))
@@ -283,7 +283,7 @@ def _base_answers(run: Path, record: Record) -> dict[str, dict[str, str]]:
 
 
 def _begin(
-    folder: Path, record: Record, trial: Trial, ways: Sequence[Ways], left_out: dict[str, str]
+    folder: Path, results: str, trial: Trial, ways: Sequence[Ways], left_out: dict[str, str]
 ) -> Explanation:
     """The explanation as asked; one that is there already must be of the same kind.
 
@@ -292,7 +292,7 @@ def _begin(
     """
     tasks = tuple(one.about for one in ways)
     about = [one.model_dump(mode="json", exclude={"told", "unavailable"}) for one in tasks]
-    asked = digest([REVISION, record.digest, trial.calibration, about])
+    asked = digest([REVISION, results, trial.calibration, about])
     new = Explanation(digest=asked, calibration=trial.calibration, tasks=tasks, left_out=left_out)
     if (folder / EXPLANATION_NAME).exists() and (old := read_explanation(folder)).digest != asked:
         raise InputError(

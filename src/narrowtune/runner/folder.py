@@ -64,6 +64,11 @@ def checkpoint_path(out: Path, arm: str, stage: str) -> Path:
     return out / "arms" / arm / stage / "checkpoint.safetensors"
 
 
+def looks_path(out: Path, arm: str, stage: str) -> Path:
+    """Where a half-finished stage keeps the readings taken while it was taught."""
+    return out / "arms" / arm / stage / "looks.jsonl"
+
+
 def model_path(out: Path, arm: str) -> Path:
     """Where the finished model of an arm lies, for `from_pretrained`."""
     return out / "models" / arm

@@ -30,12 +30,15 @@ class Journal:
         }
         self._replace(lists)
 
-    def forget_losses(self, arm: str, stage: str) -> None:
-        """Drop the losses of a stage that is about to be taught again."""
+    def forget_teaching(self, arm: str, stage: str) -> None:
+        """Drop losses, and readings with a step, of a stage about to be taught again."""
         keys = {"arm": arm, "stage": stage}
-        kept = tuple(row for row in self.record.losses if not _matches(row, keys))
-        if kept != self.record.losses:
-            self._replace({"losses": kept})
+        losses = tuple(row for row in self.record.losses if not _matches(row, keys))
+        readings = tuple(
+            row for row in self.record.readings if "step" not in row or not _matches(row, keys)
+        )
+        if (losses, readings) != (self.record.losses, self.record.readings):
+            self._replace({"losses": losses, "readings": readings})
 
     def status(self, status: Status, error: str | None = None) -> None:
         """Say how the run stands."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from narrowtune.anatomy import Anatomy, Selection
@@ -12,6 +12,7 @@ from narrowtune.errors import InputError
 from narrowtune.evaluation import Task
 from narrowtune.experiment import (
     ArmSpec,
+    DriftSpec,
     Experiment,
     HarnessSpec,
     Replicate,
@@ -23,6 +24,8 @@ from narrowtune.experiment import (
 from narrowtune.models.processing import Processing
 from narrowtune.probes.probing import Probing
 from narrowtune.record import DataFile
+from narrowtune.runner.during import Looks
+from narrowtune.runner.gauges import Gauges, budget_of, gauge_row
 from narrowtune.training import Settings, batch_order, planned_steps
 
 Role = Literal["target", "held_out"]
@@ -80,7 +83,8 @@ class Plan:
 
     `model` is where the experiment's model is found from here: a folder, or the name it gives.
     `overlaps` is what tests share with training, by permission of the experiment; `probing` its
-    probes, None where it asks for none.
+    probes, None where it asks for none; `looks` those that are read during training; `gauges`
+    measure what the arms' drift budgets are about.
     """
 
     experiment: Experiment
@@ -93,6 +97,8 @@ class Plan:
     files: tuple[DataFile, ...]
     overlaps: tuple[Overlap, ...] = ()
     probing: Probing | None = None
+    looks: tuple[Looks, ...] = ()
+    gauges: Gauges = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -102,6 +108,14 @@ class Plan:
         """
         contents = [[file.path, file.sha256] for file in self.files]
         return digest([self.experiment.model_dump(mode="json", exclude_defaults=True), contents])
+
+    @property
+    def digest_without_probes(self) -> str:
+        """The digest of the same plan without probes: of all that can change a result."""
+        experiment = self.experiment.model_copy(update={"probes": ()})
+        read = {*file_names(experiment)}
+        files = tuple(file for file in self.files if file.path in read)
+        return replace(self, experiment=experiment, files=files).digest
 
     def alone(self, replicate: Replicate) -> Plan:
         """The plan of one replicate: nothing is read again, and its digest is as if it were."""
@@ -139,6 +153,10 @@ class Plan:
             seed=self.experiment.seed * 1000 + stage.number,
         )
 
+    def drift(self, arm: ArmPlan) -> DriftSpec | None:
+        """The arm's drift budget, None where it has none."""
+        return budget_of(self.experiment, arm.spec)
+
     def unreached(self, arm: ArmPlan, stage: StagePlan) -> list[str]:
         """Trained towers that no sample of the stage sends anything through."""
         towers = dict.fromkeys(tensor.tower for tensor in arm.selection.tensors)
@@ -161,7 +179,7 @@ class Plan:
 
     def notes(self, arm: ArmPlan) -> list[str]:
         """What a careful user wants to know about an arm before it is trained."""
-        notes = list(arm.selection.notes)
+        notes = [*arm.selection.notes, *self._drift_notes(arm)]
         for stage in self.stages:
             if idle := self.unreached(arm, stage):
                 notes.append(
@@ -186,8 +204,27 @@ class Plan:
                 for task in self.tasks
             ],
             "overlaps": [overlap.to_dict() for overlap in self.overlaps],
-            **({"probes": self.probing.to_dict()} if self.probing is not None else {}),
+            **({"probes": self._probes_row()} if self.probing is not None else {}),
+            **({"drift": [gauge_row(*one) for one in self.gauges.items()]} if self.gauges else {}),
         }
+
+    def _drift_notes(self, arm: ArmPlan) -> list[str]:
+        spec = self.drift(arm)
+        if spec is None:
+            return []
+        gauge = self.gauges[spec.measure, spec.limit]
+        steering, unseen = (
+            sum(len(one.encoded) for one in part) for part in (gauge.steering, gauge.unseen)
+        )
+        return [
+            f"drift budget {spec.budget:g} nats ({spec.measure}, {spec.action}): {steering} texts "
+            f"of {len(gauge.steering)} held-out tasks steer, {unseen} others check"
+        ]
+
+    def _probes_row(self) -> dict[str, Any]:
+        assert self.probing is not None
+        during = [looks.to_dict() for looks in self.looks]
+        return self.probing.to_dict() | ({"during": during} if during else {})
 
     def _training(self, arm: ArmPlan, stage: StagePlan) -> TrainingSpec:
         return self.experiment.training.merged(stage.spec.training, arm.spec.training)

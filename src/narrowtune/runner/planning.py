@@ -15,8 +15,11 @@ from narrowtune.evaluation.harness import Asked, HarnessTask, open_task
 from narrowtune.experiment import Experiment, HarnessSpec, Scored
 from narrowtune.models.processing import Processing, load_processing
 from narrowtune.models.skeleton import BUNDLED, load_config
+from narrowtune.probes.probing import Probing
 from narrowtune.record import DataFile
 from narrowtune.runner.drift import plan_probes
+from narrowtune.runner.during import Looks
+from narrowtune.runner.gauges import Gauges, plan_gauges
 from narrowtune.runner.leaks import allowed_overlaps
 from narrowtune.runner.plan import ArmPlan, Plan, Role, StagePlan, TaskPlan
 from narrowtune.runner.reading import DataReader
@@ -46,9 +49,13 @@ def plan(
     run = partial(_opened, processing, evaluation_batch_size, reader)
     stages = tuple(_stages(experiment, encode, reader, problems))
     tasks = tuple(_tasks(experiment, judge, run, reader, problems))
-    probing = None
+    probing: Probing | None = None
+    looks: tuple[Looks, ...] = ()
     with problems.collect("probes"):
-        probing = plan_probes(experiment, stages, processing, reader, evaluation_batch_size)
+        probing, looks = plan_probes(experiment, stages, processing, reader, evaluation_batch_size)
+    gauges: Gauges = {}
+    with problems.collect("drift"):
+        gauges = plan_gauges(experiment, processing, reader, evaluation_batch_size)
     whole = Plan(
         experiment=experiment,
         model=model,
@@ -58,6 +65,8 @@ def plan(
         stages=stages,
         tasks=tasks,
         probing=probing,
+        looks=looks,
+        gauges=gauges,
         files=tuple(reader.files.values()),
         overlaps=allowed_overlaps(experiment, reader, problems),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def run(
         plan: What to do.
         out: A folder that is new or empty, or holds this very run when `resume` is set.
         resume: Go on where an interrupted run stopped, to the same bits. Orders and seeds may
-            have been added to a repeated experiment since.
+            have been added to a repeated experiment since, and probes to one that had none: they
+            change no result, and are read on the models that the run has left.
         options: What cannot change a result.
         observer: Told of progress.
 
@@ -44,7 +46,7 @@ def run(
         Interrupted: On Ctrl-C; the run can be resumed.
     """
     folder, chosen = Path(out), options or Options()
-    earlier = claim(folder, plan.digest, resume, lambda record: _fewer_replicates(record, plan))
+    earlier = claim(folder, plan.digest, resume, lambda record: _part_of(record, plan))
     engine = Engine(check_device(chosen.device))
     engine.wait()  # nobody writes the record before everybody has seen the folder
     setting = Setting(engine, chosen, observer or Observer())
@@ -53,17 +55,31 @@ def run(
     return _go_on(plan, folder, earlier, setting, None)
 
 
-def _fewer_replicates(record: Record, plan: Plan) -> bool:
-    """Whether a record holds replicates of the plan and no others: orders or seeds were added."""
+def _part_of(record: Record, plan: Plan) -> bool:
+    """Whether a record holds a part of the plan and nothing else.
+
+    Orders, seeds or first probes were added.
+    """
     if not record.replicates:
-        return False
-    wanted = {one.name: plan.alone(one).digest for one in plan.experiment.replicates}
-    return all(wanted.get(row.name) == row.digest for row in record.replicates)
+        return _adds_probes(record, plan)
+    wanted = {one.name: plan.alone(one) for one in plan.experiment.replicates}
+    return all(
+        row.name in wanted
+        and row.digest in (wanted[row.name].digest, wanted[row.name].digest_without_probes)
+        for row in record.replicates
+    )
+
+
+def _adds_probes(record: Record, plan: Plan) -> bool:
+    return record.digest == plan.digest_without_probes
 
 
 def _go_on(
     plan: Plan, folder: Path, earlier: Record | None, setting: Setting, base_from: Path | None
 ) -> Record:
+    if earlier is not None and earlier.digest != plan.digest:  # probes were added
+        facts = {"experiment": plan.experiment, "digest": plan.digest, "data": plan.files}
+        earlier = earlier.model_copy(update=facts | {"plan": plan.to_dict(), "status": "running"})
     if earlier is not None and nothing_left(earlier, plan, folder, setting.options):
         return earlier
     return run_once(plan, folder, earlier, setting, base_from)
@@ -78,7 +94,8 @@ def _run_replicates(plan: Plan, folder: Path, setting: Setting) -> Record:
             setting.observer.replicate(replicate, place, len(replicates))
             _gather(plan, folder, setting, "running")
             alone, home = plan.alone(replicate), folder / replicate.name
-            earlier = claim(home, alone.digest, (home / RECORD_NAME).exists())
+            begun = (home / RECORD_NAME).exists()
+            earlier = claim(home, alone.digest, begun, partial(_adds_probes, plan=alone))
             setting.engine.wait()
             _go_on(alone, home, earlier, setting, done[0] if done else None)
             done.append(home)

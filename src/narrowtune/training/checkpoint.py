@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from narrowtune.delta import load_tensors, save_tensors
 from narrowtune.errors import InputError
+from narrowtune.training.guard import GuardState
 from narrowtune.training.loop import StepResult
 from narrowtune.training.weights import TrainedWeights
 
@@ -22,10 +23,14 @@ _STATE = "state.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a stage stands: finished steps, with their results, and the seconds they took."""
+    """Where a stage stands: finished steps, with their results, and the seconds they took.
+
+    `guard` is what its guard needs to go on.
+    """
 
     done: tuple[StepResult, ...]
     seconds: float
+    guard: GuardState = field(default_factory=GuardState)
 
     @property
     def step(self) -> int:
@@ -44,12 +49,14 @@ def save_checkpoint(
     for name, master in zip(weights.names, weights.masters, strict=True):
         for key, value in optimiser.state.get(master, {}).items():
             tensors[f"optimiser/{key}/{name}"] = torch.as_tensor(value)
+    tensors |= {f"guard/{name}": tensor for name, tensor in progress.guard.tensors.items()}
     tensors["random/cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
     state = {
         "done": [asdict(result) for result in progress.done],
         "seconds": progress.seconds,
+        "guard": progress.guard.facts,
         "python_random": random.getstate(),
     }
     tensors[_STATE] = torch.frombuffer(bytearray(json.dumps(state).encode()), dtype=torch.uint8)
@@ -77,7 +84,8 @@ def load_checkpoint(
     state = json.loads(bytes(tensors[_STATE].tolist()).decode())
     random.setstate(_as_tuples(state["python_random"]))
     done = tuple(StepResult(**row) for row in state["done"])
-    return Checkpoint(done, state["seconds"])
+    guard = GuardState(state.get("guard", {}), _below("guard/", tensors))
+    return Checkpoint(done, state["seconds"], guard)
 
 
 def _moments(name: str, master: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -29,14 +29,25 @@ class MicroBatch(Protocol):
         """Bool, [batch, tokens]: the answer tokens, which alone are learned."""
 
 
+class Anchor(Protocol):
+    """What a step adds to its loss, beyond what its samples teach."""
+
+    def __call__(self, model: nn.Module, /) -> Tensor | None:
+        """In nats, the same in every process; None for nothing."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """One optimiser step's work: its micro-batches, made when asked for, and their weight."""
+    """One optimiser step's work: its micro-batches, made when asked for, and their weight.
+
+    `anchor` adds to the gradient, not to the loss that is told.
+    """
 
     micro_batches: Sequence[Callable[[], MicroBatch]]
     supervised_tokens: int
     learning_rate: float
     max_grad_norm: float
+    anchor: Anchor
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,9 @@ def teach(
             engine.backward(share)
             weights.collect()
             loss += share.detach()
+        if (pull := step.anchor(model)) is not None:
+            engine.backward(pull / engine.processes)
+            weights.collect()
         engine.sum_gradients(weights.masters)
         mean = float(engine.sum(loss))
         norm = weights.clip(step.max_grad_norm)

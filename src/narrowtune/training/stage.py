@@ -6,10 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import nn
 
 from narrowtune.data.encoding import Encoded
@@ -17,6 +18,7 @@ from narrowtune.data.order import epoch_order, order_digest
 from narrowtune.engine import Engine, seed_everything
 from narrowtune.errors import NarrowTuneError
 from narrowtune.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from narrowtune.training.guard import Guard, Unguarded
 from narrowtune.training.loop import MicroBatch, Step, StepResult, teach
 from narrowtune.training.schedule import learning_rate_factor
 from narrowtune.training.settings import Settings
@@ -36,19 +38,21 @@ class Collate(Protocol):
 
 @dataclass(frozen=True)
 class Hooks:
-    """What surrounds a stage without changing its result.
+    """What surrounds a stage; of these only `guard` can change its result.
 
     Attributes:
         checkpoint: Where to write, and resume from where it exists.
         every_seconds: How often to write it.
         on_step: Told of each finished step.
         should_stop: Asked between steps; True writes a checkpoint and ends the stage.
+        guard: May add to the loss, and end the stage early with other weights.
     """
 
     checkpoint: Path
     every_seconds: float = 60.0
     on_step: Callable[[StepResult], None] = lambda result: None
     should_stop: Callable[[], bool] = lambda: False
+    guard: Guard = field(default_factory=Unguarded)
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,8 @@ class _Progress:
     def seconds(self) -> float:
         return self.earlier_seconds + time.monotonic() - self.started
 
-    def as_checkpoint(self) -> Checkpoint:
-        return Checkpoint(tuple(self.done), self.seconds)
+    def as_checkpoint(self, guard: Guard) -> Checkpoint:
+        return Checkpoint(tuple(self.done), self.seconds, guard.state())
 
 
 def run_stage(
@@ -107,29 +111,35 @@ def run_stage(
         Interrupted: `should_stop` said so; the checkpoint holds the last step.
     """
     seed_everything(settings.seed)
-    rows, collate = data
+    rows, _ = data
     weights = TrainedWeights(named)
     optimiser = adamw(weights, settings.learning_rate, settings.weight_decay)
-    progress = _resumed(hooks.checkpoint, weights, optimiser)
+    guard = hooks.guard
+    guard.begin(weights)
+    progress = _resumed(hooks.checkpoint, weights, optimiser, guard)
     batches = batch_order([len(row) for row in rows], settings)
-    steps = _steps(batches, rows, collate, settings, engine)
+    steps = _steps(batches, data, settings, engine, guard)
 
     def save() -> None:
         # A NaN from the last update shows only in the next loss; it must not replace good weights.
         if engine.is_main and weights.are_finite():
-            save_checkpoint(hooks.checkpoint, weights, optimiser, progress.as_checkpoint())
+            save_checkpoint(hooks.checkpoint, weights, optimiser, progress.as_checkpoint(guard))
         progress.saved = time.monotonic()
 
     def after_step(result: StepResult) -> None:
         progress.done.append(result)
+        before = time.monotonic()
         hooks.on_step(result)
+        guard.after(result.step, model, weights)
+        progress.started += time.monotonic() - before  # whoever watches takes no training time
         if hooks.should_stop() and result.step < settings.steps:
             save()
             raise Interrupted(f"stopped after step {result.step} of {settings.steps}")
         if time.monotonic() - progress.saved > hooks.every_seconds:
             save()
 
-    teach(model, weights, optimiser, steps(len(progress.done)), engine, after_step)
+    going = takewhile(lambda _: not guard.ended, steps(len(progress.done)))
+    teach(model, weights, optimiser, going, engine, after_step)
     return replace(_result(progress, batches, rows), unreached=weights.unreached)
 
 
@@ -143,20 +153,25 @@ def batch_order(lengths: Sequence[int], settings: Settings) -> list[list[int]]:
     raise AssertionError("count() never ends")
 
 
-def _resumed(path: Path, weights: TrainedWeights, optimiser: object) -> _Progress:
+def _resumed(
+    path: Path, weights: TrainedWeights, optimiser: torch.optim.Optimizer, guard: Guard
+) -> _Progress:
     if not path.exists():
         return _Progress()
-    before = load_checkpoint(path, weights, optimiser)  # type: ignore[arg-type]
+    before = load_checkpoint(path, weights, optimiser)
+    guard.resume(before.guard)
     return _Progress(done=list(before.done), earlier_seconds=before.seconds)
 
 
 def _steps(
     batches: Sequence[Sequence[int]],
-    rows: Sequence[Encoded],
-    collate: Collate,
+    data: tuple[Sequence[Encoded], Collate],
     settings: Settings,
     engine: Engine,
+    guard: Guard,
 ) -> Callable[[int], Iterator[tuple[int, Step]]]:
+    rows, collate = data
+
     def start_at(first: int) -> Iterator[tuple[int, Step]]:
         for number in range(first, len(batches)):
             batch = [rows[index] for index in batches[number]]
@@ -170,6 +185,7 @@ def _steps(
                     supervised_tokens=sum(row.supervised_tokens for row in batch),
                     learning_rate=settings.learning_rate * factor,
                     max_grad_norm=settings.max_grad_norm,
+                    anchor=partial(guard.pull, number),
                 ),
             )
 
@@ -197,7 +213,7 @@ def _micro_batch(rows: Sequence[Encoded], spare: Encoded, collate: Collate) -> M
 def _result(
     progress: _Progress, batches: Sequence[Sequence[int]], rows: Sequence[Encoded]
 ) -> StageResult:
-    seen = [rows[index] for batch in batches for index in batch]
+    seen = [rows[index] for batch in batches[: len(progress.done)] for index in batch]
     return StageResult(
         steps=tuple(progress.done),
         seconds=progress.seconds,

@@ -1,0 +1,73 @@
+"""Tables of what `narrowtune explain RUN --json` printed, for the page of results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cells import change, table
+
+Analysis = dict[str, Any]
+CORRECTIONS = ("offsets", "answer-space", "instruction", "examples")
+
+
+def explained(analysis: Analysis) -> str:
+    """After each skill and over all: lost, and what each correction brings back and leaves."""
+    return _by(analysis, "stage", lambda row: row["task"] == "all")
+
+
+def explained_tasks(analysis: Analysis) -> str:
+    """The same of each task, over all stages."""
+    return _by(analysis, "task", lambda row: row["stage"] == "all" and row["task"] != "all")
+
+
+def yes_no(analysis: Analysis) -> str:
+    """d' and criterion of yes-or-no tasks, as they are and under two corrections."""
+    heads = ("task", "model", "answered", "d'", "criterion", "yes", "neither")
+    rows = [
+        (
+            one["task"],
+            "base" if one["arm"] == "base" else f"{one['arm']} after {one['stage']}",
+            one["correction"],
+            _z(one["found"]["discrimination"]),
+            _z(one["found"]["criterion"]),
+            f"{100 * one['found']['said_yes']:.0f} %",
+            f"{100 * one['found']['neither']:.0f} %",
+        )
+        for one in analysis["yes_no"]
+        if one["correction"] in ("plain", "offsets")
+    ]
+    return table(heads, rows)
+
+
+def _by(analysis: Analysis, key: str, chosen: Callable[[dict[str, Any]], bool]) -> str:
+    heads = ["arm", {"stage": "after", "task": "task"}[key], "lost"]
+    for way in CORRECTIONS:
+        heads += [f"{way}: back", "left"]
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in filter(chosen, analysis["findings"]):
+        rows.setdefault((row["arm"], row[key]), {})[row["correction"]] = row
+    lines = []
+    for (arm, name), by_way in rows.items():
+        cells = [arm, name, change(next(iter(by_way.values()))["lost"])]
+        for way in CORRECTIONS:
+            found = by_way.get(way)
+            harmed = " †" if found and found["harms_base"] else ""
+            cells += (
+                [change(found["recovered"]) + harmed, change(found["not_recovered"])]
+                if found
+                else ["-", "-"]
+            )
+        lines.append(cells)
+    return table(heads, lines)
+
+
+def _z(reading: dict[str, float]) -> str:
+    return f"{reading['value']:+.2f} [{reading['low']:+.2f}, {reading['high']:+.2f}]"
+
+
+TABLES: dict[str, Callable[[Analysis], str]] = {
+    "explained": explained,
+    "explained-tasks": explained_tasks,
+    "yes-no": yes_no,
+}

@@ -1,0 +1,62 @@
+"""The untouched model that a trainer's model is compared with: found inside it, or loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from torch import nn
+
+from narrowtune.errors import InputError
+from narrowtune.models.loading import load_model
+
+CHANGED_AT_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initialisations of adapters that take their part out of the weights beneath."""
+
+
+@contextmanager
+def base_of(model: nn.Module, given: str | nn.Module | None, started: bool) -> Iterator[nn.Module]:
+    """Lends the base.
+
+    Args:
+        model: The model trained, as it stands.
+        given: A base named or held by the user.
+        started: Whether training has changed the model already: it was resumed.
+
+    Raises:
+        InputError: It was, nothing was given, and the model does not hold its base.
+    """
+    if given is not None:
+        like = next(model.parameters())
+        dtype, device = str(like.dtype).removeprefix("torch."), str(like.device)
+        yield load_model(given, dtype=dtype, device=device) if isinstance(given, str) else given
+        return
+    holds = _adapters_alone(model)
+    if started and not holds:
+        raise InputError(
+            "training was resumed from a checkpoint, whose weights are no longer the base's; give "
+            "the monitor the model it began with: DriftMonitor(..., base=NAME_OR_FOLDER)"
+        )
+    inner: Any = model
+    trained = [(weight, weight.requires_grad) for weight in model.parameters()]
+    with inner.disable_adapter() if holds else nullcontext():
+        yield model
+    for weight, before in trained:  # switching adapters on again trains all of them
+        weight.requires_grad_(before)
+
+
+def _adapters_alone(model: nn.Module) -> bool:
+    """Whether the base is what a PEFT model is with its adapters switched off.
+
+    Not so where an initialisation took the adapters' part out of the weights beneath, or where
+    biases beneath are trained.
+    """
+    inner: Any = model
+    if not hasattr(model, "disable_adapter"):
+        return False
+    return all(
+        getattr(config, "bias", "none") == "none"
+        and not str(getattr(config, "init_lora_weights", True)).lower().startswith(CHANGED_AT_INIT)
+        for config in inner.peft_config.values()
+    )
