@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cells import change, percent, table
+from drifted import TABLES as DRIFTED
 from explained import TABLES as EXPLAINED
 
 from narrowtune.record import BASE
@@ -137,6 +138,7 @@ TABLES: dict[str, Callable[[Analysis], str]] = {
     "forms": forms,
     "recovery": recovery,
     "pairs": pairs,
+    **DRIFTED,
     **EXPLAINED,
 }
 

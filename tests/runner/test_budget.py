@@ -176,7 +176,7 @@ def test_interpolate_agrees_with_a_fine_grid(home: Path, reported: tuple[Record,
     assert curve[0.0] == 0.0
     assert curve[1.0] == ends(reported[0])[0]["value"]
     assert curve[steering["alpha"]] == steering["value"] <= BUDGET
-    assert 0 < unseen["value"]
+    assert unseen["value"] > 0
 
     gauge = next(iter(plan(experiment(budget("report")), home).gauges.values()))
     model = load_model("pico-qwen", device="cpu", dtype="float32")
@@ -190,9 +190,7 @@ def test_interpolate_agrees_with_a_fine_grid(home: Path, reported: tuple[Record,
         return Drift.of(gauge.by_task(model)).at_most
 
     first = int(steering["alpha"] * 64) / 64  # the grid from there on: nothing larger fits
-    largest = max(
-        alpha for alpha in (first + step * i for i in range(5)) if drift(alpha) <= BUDGET
-    )
+    largest = max(alpha for alpha in (first + step * i for i in range(5)) if drift(alpha) <= BUDGET)
     assert largest - step / 2 <= steering["alpha"] < largest + step
     line.put(named, steering["alpha"])
     assert all(torch.equal(parameter, weights[name]) for name, parameter in named)

@@ -14,6 +14,7 @@ from narrowtune.errors import InputError
 from narrowtune.experiment import parse_experiment
 from narrowtune.record import BASE, read_record
 from narrowtune.record.explanation import CORRECTIONS, PLAIN, answers_path, read_explanation
+from narrowtune.report import write_html
 from narrowtune.report.explaining import ALL, Answers, detections, findings
 from narrowtune.runner import Observer, Options, plan, run
 from narrowtune.runner.corrections import Trial
@@ -169,6 +170,16 @@ def test_wrong_names_other_data_and_other_calibration_are_refused(home: Path, do
     with pytest.raises(InputError, match="other data"):
         explain(resolve(home), out, Wanted(), device="cpu")
     path.write_bytes(kept)
+
+
+def test_the_page_shows_it_where_it_was_asked(home: Path, done: Path) -> None:
+    page = write_html(read_record(home / "out"), home / "out" / "report.html").read_text()
+    assert "What was lost, and what only hidden" in page
+    assert "language, counting" in page
+    assert "its choices are all that can be answered" in page
+    alone = home / "out" / "order-1" / "seed-0"
+    without = write_html(read_record(alone), alone / "report.html").read_text()
+    assert "What was lost, and what only hidden" not in without
 
 
 def test_the_command_finds_the_data_and_prints_tables_and_json(home: Path, done: Path) -> None:

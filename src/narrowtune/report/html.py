@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
@@ -13,6 +14,7 @@ from narrowtune.analysis.correlation import Coefficient
 from narrowtune.analysis.wording import bounds, signed
 from narrowtune.record import Record, write_text_atomically
 from narrowtune.report.drift import coefficient
+from narrowtune.report.explained_page import explained_values
 from narrowtune.report.page import page_values
 from narrowtune.report.pooled import pooled_values
 from narrowtune.report.predictions import read_runs, read_samples
@@ -22,28 +24,33 @@ from narrowtune.report.units import count, duration, memory, share
 def write_html(record: Record, path: Path, samples: Samples | None = None) -> Path:
     """Write the report to `path`, replacing an older one.
 
-    Predictions are read from the folder of `path` unless they are given.
+    Predictions are read from the folder of `path` unless they are given, and so is what `explain`
+    found there.
     """
+    explained = explained_values(path.parent, record)
     if record.replicates:
-        page = render_pooled_html(record, read_runs(path.parent, record))
+        page = render_pooled_html(record, read_runs(path.parent, record), explained)
     else:
-        page = render_html(
-            record, read_samples(path.parent, record) if samples is None else samples
-        )
+        given = read_samples(path.parent, record) if samples is None else samples
+        page = render_html(record, given, explained)
     write_text_atomically(path, page)
     return path
 
 
-def render_pooled_html(record: Record, runs: Runs) -> str:
+def render_pooled_html(record: Record, runs: Runs, explained: dict[str, Any] | None = None) -> str:
     """The page of a repeated experiment, as text."""
-    template = _templates().get_template("replicates.html.j2")
-    return template.render(plotly=get_plotlyjs(), **pooled_values(record, runs))
+    return _rendered("replicates.html.j2", pooled_values(record, runs), explained)
 
 
-def render_html(record: Record, samples: Samples) -> str:
+def render_html(record: Record, samples: Samples, explained: dict[str, Any] | None = None) -> str:
     """The page as text. Its content security policy forbids every request, plotly's too."""
-    template = _templates().get_template("report.html.j2")
-    return template.render(plotly=get_plotlyjs(), **page_values(record, samples))
+    return _rendered("report.html.j2", page_values(record, samples), explained)
+
+
+def _rendered(name: str, values: dict[str, Any], explained: dict[str, Any] | None) -> str:
+    figures = values["figures"] | (explained["figures"] if explained else {})
+    more = {"plotly": get_plotlyjs(), "explained": explained, "figures": figures}
+    return _templates().get_template(name).render(**values | more)
 
 
 def _templates() -> Environment:
