@@ -11,6 +11,15 @@ Analysis = dict[str, Any]
 LEVELS = ("models", "within tasks")
 
 
+SHOWN = (("kl", "all", ""), ("mass", "first", "number"))
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """Of a model's drift, what the table below needs."""
+    kept = [one for one in row["measures"] if (one["probe"], one["at"], one["part"]) in SHOWN]
+    return {"arm": row["arm"], "stage": row["stage"], "measures": kept}
+
+
 def correlations(analysis: Analysis) -> str:
     """How held-out loss goes with each measure of drift."""
     heads = ("drift by", *(f"Spearman, {level}" for level in LEVELS), "Pearson, models")
@@ -33,7 +42,6 @@ def drift(analysis: Analysis) -> str:
     arms: dict[str, dict[str, dict[str, Any]]] = {}
     for row in analysis["drift"]["after_stages"]:
         arms.setdefault(row["arm"], {})[row["stage"]] = row
-    arms.pop("base", None)
     skills = list(dict.fromkeys(skill for rows in arms.values() for skill in rows))
     rows = [
         (arm, *(_kl_and_numbers(stages.get(skill)) for skill in skills))
@@ -100,8 +108,7 @@ def _kl_and_numbers(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
     values = {(m["probe"], m["at"], m["part"]): m["value"] for m in row["measures"]}
-    numbers = values.get(("mass", "first", "number"))
-    kl = values.get(("kl", "all", ""))
+    kl, numbers = (values.get(key) for key in SHOWN)
     said = "-" if kl is None else f"{kl:.2f}"
     return said if numbers is None else f"{said} / {100 * numbers:+.0f}"
 

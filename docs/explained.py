@@ -40,9 +40,20 @@ def yes_no(analysis: Analysis) -> str:
     return table(heads, rows)
 
 
+def _fair(analysis: Analysis) -> list[str]:
+    """The corrections that do not harm the base, tasks together; the others prove nothing."""
+    whole = [row for row in analysis["findings"] if row["task"] == "all"]
+    return [
+        way
+        for way in CORRECTIONS
+        if any(row["correction"] == way and not row["harms_base"] for row in whole)
+    ]
+
+
 def _by(analysis: Analysis, key: str, chosen: Callable[[dict[str, Any]], bool]) -> str:
+    ways = _fair(analysis)
     heads = ["arm", {"stage": "after", "task": "task"}[key], "lost"]
-    for way in CORRECTIONS:
+    for way in ways:
         heads += [f"{way}: back", "left"]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for row in filter(chosen, analysis["findings"]):
@@ -50,7 +61,7 @@ def _by(analysis: Analysis, key: str, chosen: Callable[[dict[str, Any]], bool]) 
     lines = []
     for (arm, name), by_way in rows.items():
         cells = [arm, name, change(next(iter(by_way.values()))["lost"])]
-        for way in CORRECTIONS:
+        for way in ways:
             found = by_way.get(way)
             harmed = " †" if found and found["harms_base"] else ""
             cells += (

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from cells import change, percent, table
 from drifted import TABLES as DRIFTED
+from drifted import shown
 from explained import TABLES as EXPLAINED
 
 from narrowtune.record import BASE
@@ -161,12 +162,16 @@ def analysed(folders: Sequence[Path], compared: Sequence[str]) -> Analysis:
         row = cost[arm["arm"]]
         arm["trained"] = row.trained_numel / row.total_numel
     del found["against_widest"]
+    if found["drift"]:
+        found["drift"]["after_stages"] = [
+            shown(one) for one in found["drift"]["after_stages"] if one["arm"] != BASE
+        ]
     given = [pair.split(":") for pair in compared]
     found["pairs"] = [comparison_to_dict(compare_pooled(runs, *pair)) for pair in given]
     complete = [f"order-{one.order}/seed-{one.seed}" for one in runs]
     return rounded(
         found
-        | explanation_of(folders[0])
+        | explanations_of(folders)
         | {
             "complete": complete,
             "experiment": record.experiment.model_dump(mode="json", exclude_defaults=True),
@@ -175,22 +180,26 @@ def analysed(folders: Sequence[Path], compared: Sequence[str]) -> Analysis:
     )
 
 
-def explanation_of(folder: Path) -> Analysis:
-    """What `explain` found in a run; nothing where it was not asked."""
+def explanations_of(folders: Sequence[Path]) -> Analysis:
+    """What `explain` found in runs, together; nothing where it was not asked."""
     from narrowtune.record import read_record
     from narrowtune.record.explanation import EXPLANATION_NAME, read_explanation
     from narrowtune.report.explaining import Answers, detections, findings
 
-    place = folder / "explain"
-    if not (place / EXPLANATION_NAME).exists():
-        return {}
-    explanation = read_explanation(place)
-    answers = Answers(place, read_record(folder), explanation)
-    return {
-        "explained": explanation.model_dump(mode="json"),
-        "findings": [one.to_dict() for one in findings(answers)],
-        "yes_no": [one.to_dict() for one in detections(answers)],
-    }
+    found: Analysis = {}
+    for folder in folders:
+        place = folder / "explain"
+        if not (place / EXPLANATION_NAME).exists():
+            continue
+        explanation = read_explanation(place)
+        answers = Answers(place, read_record(folder), explanation)
+        # Each task after each stage fills a report, but no table here.
+        rows = [one.to_dict() for one in findings(answers) if "all" in (one.stage, one.task)]
+        told = [one.to_dict() for one in detections(answers)]
+        found["explained"] = explanation.model_dump(mode="json")
+        found["findings"] = found.get("findings", []) + rows
+        found["yes_no"] = found.get("yes_no", []) + told
+    return found
 
 
 def runs_of(folder: Path) -> tuple[Record, list[Run]]:
