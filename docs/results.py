@@ -203,11 +203,15 @@ def explanations_of(folders: Sequence[Path]) -> Analysis:
 
 
 def runs_of(folder: Path) -> tuple[Record, list[Run]]:
-    """A run's gathered record, and its replicates that are complete."""
+    """A run's record, and its replicates that are complete; itself where it ran once."""
+    from narrowtune.analysis import Run
     from narrowtune.record import read_record
     from narrowtune.report import read_runs
+    from narrowtune.report.predictions import read_samples
 
     record = read_record(folder)
+    if not record.replicates:
+        return record, [Run(record, read_samples(folder, record))]
     return record, [one for one in read_runs(folder, record) if one.record.status == "complete"]
 
 

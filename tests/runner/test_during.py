@@ -194,3 +194,12 @@ def test_probes_of_the_same_texts_look_together(home: Path) -> None:
     one = plan(experiment([{"probe": "kl", "every": 5}, "answer_bias"]), home)
     assert [(looks.every, looks.watch.probing.classes) for looks in one.looks] == [(5, ())]
     assert not plan(experiment(AT_ENDS), home).looks
+
+
+def test_a_plan_tells_when_looks_would_be_dear(home: Path) -> None:
+    """8 texts every 5 steps of 8: 8 / (3 x 8 x 5), a fifteenth; every 20 steps under 3 %."""
+    dear = plan(experiment([{"probe": "kl", "every": 5}]), home)
+    (note,) = [one for one in dear.notes(dear.arms[0]) if "every 5 steps" in one]
+    assert "about 7% of its training" in note
+    light = plan(experiment([{"probe": "kl", "every": 20}]), home)
+    assert not [one for one in light.notes(light.arms[0]) if "every 20 steps" in one]

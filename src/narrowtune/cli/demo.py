@@ -60,6 +60,7 @@ def demo_experiment(learning_rate: float = 1e-3) -> dict[str, Any]:
         "held_out": [scored(task) for task in HELD_OUT],
         "arms": [{"name": arm, "recipe": arm} for arm in ARMS],
         "training": {"epochs": 1, "batch_size": 32, "learning_rate": learning_rate},
+        "probes": [{"probe": probe, "limit": 16} for probe in ("kl", "answer_bias")],
     }
 
 

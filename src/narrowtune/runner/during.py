@@ -15,6 +15,9 @@ from narrowtune.probes.looking import Interval, is_due
 from narrowtune.probes.watching import Watch
 from narrowtune.record import write_text_atomically
 
+LIGHT = 0.03
+"""The share of training that looks may take before a plan tells of it."""
+
 
 @dataclass(frozen=True)
 class Looks:
@@ -22,6 +25,17 @@ class Looks:
 
     every: Interval
     watch: Watch
+
+    def share(self, batch_size: int) -> float:
+        """About which part of the training's time reading the fixed texts takes.
+
+        A step costs three forward passes of a batch, a look one of all texts. Of captions nothing
+        is known beforehand, and with `log` looks become rarer and rarer.
+        """
+        if self.every == "log":
+            return 0.0
+        texts = sum(len(one.encoded) for one in self.watch.probing.references)
+        return texts / (3 * batch_size * self.every)
 
     def to_dict(self) -> dict[str, Any]:
         """What will be read, in numbers."""

@@ -24,7 +24,7 @@ from narrowtune.experiment import (
 from narrowtune.models.processing import Processing
 from narrowtune.probes.probing import Probing
 from narrowtune.record import DataFile
-from narrowtune.runner.during import Looks
+from narrowtune.runner.during import LIGHT, Looks
 from narrowtune.runner.gauges import Gauges, budget_of, gauge_row
 from narrowtune.training import Settings, batch_order, planned_steps
 
@@ -179,7 +179,7 @@ class Plan:
 
     def notes(self, arm: ArmPlan) -> list[str]:
         """What a careful user wants to know about an arm before it is trained."""
-        notes = [*arm.selection.notes, *self._drift_notes(arm)]
+        notes = [*arm.selection.notes, *self._drift_notes(arm), *self._look_notes(arm)]
         for stage in self.stages:
             if idle := self.unreached(arm, stage):
                 notes.append(
@@ -219,6 +219,17 @@ class Plan:
         return [
             f"drift budget {spec.budget:g} nats ({spec.measure}, {spec.action}): {steering} texts "
             f"of {len(gauge.steering)} held-out tasks steer, {unseen} others check"
+        ]
+
+    def _look_notes(self, arm: ArmPlan) -> list[str]:
+        """A word where looks during training will take a visible share of it."""
+        batch = min(self._training(arm, stage).batch_size for stage in self.stages)
+        shares = [looks.share(batch) for looks in self.looks]
+        return [
+            f"the probes read every {looks.every} steps will take about {share:.0%} of its "
+            "training: raise every, or lower rows_during"
+            for looks, share in zip(self.looks, shares, strict=True)
+            if share > LIGHT
         ]
 
     def _probes_row(self) -> dict[str, Any]:
