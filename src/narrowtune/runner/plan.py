@@ -216,10 +216,16 @@ class Plan:
         steering, unseen = (
             sum(len(one.encoded) for one in part) for part in (gauge.steering, gauge.unseen)
         )
-        return [
+        told = [
             f"drift budget {spec.budget:g} nats ({spec.measure}, {spec.action}): {steering} texts "
             f"of {len(gauge.steering)} held-out tasks steer, {unseen} others check"
         ]
+        if spec.action == "penalise":
+            told.append(
+                f"the penalty learns on half of those {steering} texts, which are scored too: "
+                "judge this arm by the others"
+            )
+        return told
 
     def _look_notes(self, arm: ArmPlan) -> list[str]:
         """A word where looks during training will take a visible share of it."""
