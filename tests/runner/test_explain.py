@@ -156,6 +156,14 @@ def test_what_is_done_is_not_done_again_and_more_can_be_asked(home: Path, done: 
     assert {path: path.read_bytes() for path in done.rglob("*.jsonl")} == before
 
 
+def test_asking_for_one_correction_later_hides_none_of_the_others(home: Path, done: Path) -> None:
+    wanted, trial = Wanted(stages=["counting"]), Trial(["offsets"], calibration=6)
+    explain(resolve(home), home / "out", wanted, trial, device="cpu")
+    by_name = {one.task: one for one in read_explanation(done).tasks}
+    assert set(by_name["charts"].told) == set(CORRECTIONS)
+    assert "answer-space" in by_name["scenes"].unavailable
+
+
 def test_wrong_names_other_data_and_other_calibration_are_refused(home: Path, done: Path) -> None:
     resolved, out = resolve(home), home / "out"
     with pytest.raises(InputError) as wrong:

@@ -22,6 +22,7 @@ from narrowtune.record import BASE, Record, predictions_path, read_record, write
 from narrowtune.record.explanation import (
     EXPLANATION_NAME,
     PLAIN,
+    Corrected,
     Explanation,
     answers_path,
     read_explanation,
@@ -293,11 +294,20 @@ def _begin(
     tasks = tuple(one.about for one in ways)
     about = [one.model_dump(mode="json", exclude={"told", "unavailable"}) for one in tasks]
     asked = digest([REVISION, results, trial.calibration, about])
+    if (folder / EXPLANATION_NAME).exists():
+        old = read_explanation(folder)
+        if old.digest != asked:
+            raise InputError(
+                f"{folder} holds an explanation made otherwise (calibration {old.calibration}); "
+                "move it away, or ask as before"
+            )
+        tasks = tuple(_added(*pair) for pair in zip(old.tasks, tasks, strict=True))
     new = Explanation(digest=asked, calibration=trial.calibration, tasks=tasks, left_out=left_out)
-    if (folder / EXPLANATION_NAME).exists() and (old := read_explanation(folder)).digest != asked:
-        raise InputError(
-            f"{folder} holds an explanation made otherwise (calibration {old.calibration}); move "
-            "it away, or ask as before"
-        )
     write_explanation(new, folder)
     return new
+
+
+def _added(old: Corrected, new: Corrected) -> Corrected:
+    """A task with the corrections that were asked for earlier and those asked for now."""
+    told, unavailable = old.told | new.told, old.unavailable | new.unavailable
+    return new.model_copy(update={"told": told, "unavailable": unavailable})
