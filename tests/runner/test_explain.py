@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from narrowtune.record.explanation import CORRECTIONS, PLAIN, answers_path, read
 from narrowtune.report import write_html
 from narrowtune.report.explaining import ALL, Answers, detections, findings
 from narrowtune.runner import Observer, Options, plan, run
-from narrowtune.runner.corrections import Trial
+from narrowtune.runner.corrections import Trial, prepare_ways
 from narrowtune.runner.explain import Wanted, explain
 
 HELD_OUT = ("charts", "existence")
@@ -200,3 +201,14 @@ def test_the_command_finds_the_data_and_prints_tables_and_json(home: Path, done:
     said = json.loads(raw.stdout)
     assert {row["correction"] for row in said["findings"]} == set(CORRECTIONS)
     assert said["yes_no"][0]["found"]["discrimination"].keys() == {"value", "low", "high"}
+
+
+def test_what_cannot_be_split_or_chosen_from_is_said(home: Path, done: Path) -> None:
+    resolved = resolve(home)
+    (charts,) = (task.prepared for task in resolved.tasks if task.name == "charts")
+    with pytest.raises(InputError, match="it has one row, so none can be set apart"):
+        prepare_ways("one", charts.again(charts.examples[:1]), {}, (), Trial())
+    same = [row for row in charts.examples if row.references == charts.examples[0].references]
+    alike = [*same, replace(same[0], id="again")]
+    ways = prepare_ways("alike", charts.again(alike), {}, (), Trial(["answer-space"]))
+    assert "is right in every row" in ways.about.unavailable["answer-space"]

@@ -75,7 +75,8 @@ def prepare_ways(
     """
     first, others = split_clusters(task.clusters, trial.calibration)
     if not first:
-        raise InputError(f"task {name}: its rows share all they have; none can be set apart")
+        alone = "it has one row" if len(task.examples) == 1 else "its rows share what they show"
+        raise InputError(f"{alone}, so none can be set apart")
     calibration = tuple(task.examples[place] for place in first)
     scored = [task.examples[place] for place in others]
     corrected: dict[str, Scorer] = {}
@@ -141,6 +142,8 @@ def _restricted(
     if plain.scoring != "generate":
         raise InputError("its choices are all that can be answered as it is")
     answers = answer_space(task.examples)
+    if len(answers) < 2:
+        raise InputError(f"{answers[0]!r} is right in every row: nothing is left to choose")
     posed = [_answered(calibration[0], answer) for answer in answers]
     encoded = [encode(one, plain.processing) for one in posed]
     space = AnswerSpace(one.input_ids[one.prompt_length :] for one in encoded)

@@ -247,19 +247,22 @@ def _all_ways(
     plan: Plan, answers: Mapping[str, Mapping[str, str]], trial: Trial
 ) -> tuple[list[Ways], dict[str, str]]:
     classes = without_common(_classes(plan))
-    ways, left_out, problems = [], {}, Problems()
+    ways: list[Ways] = []
+    left_out: dict[str, str] = {}
     for task in plan.tasks:
         if task.role != "held_out":
             continue
         if not isinstance(task.prepared, PreparedTask):
             left_out[task.name] = "a harness asks it in its own way"
             continue
-        with problems.collect():
+        try:
             said = answers.get(task.name, {})
             ways.append(prepare_ways(task.name, task.prepared, said, classes, trial))
-    problems.check()
+        except InputError as error:
+            left_out[task.name] = error.problems[0]
     if not ways:
-        raise InputError("the run has no held-out task of its own files, so nothing to explain")
+        reasons = [f"task {name}: {reason}" for name, reason in left_out.items()]
+        raise InputError(reasons or "the run has no held-out task, so nothing to explain")
     return ways, left_out
 
 
