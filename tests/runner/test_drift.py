@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+from pico_tasks import scored, small
 
 from narrowtune import pico
 from narrowtune.errors import InputError
@@ -28,20 +29,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def experiment(probes: object, **more: object) -> Experiment:
-    def scored(task: str) -> dict[str, str]:
-        return {"name": task, "test": f"data/{task}/test.jsonl", "metric": pico.METRICS[task]}
-
-    return parse_experiment(
-        {
-            "model": {"id": "pico-qwen", "dtype": "float32"},
-            "stages": [scored("counting") | {"train": "data/counting/train.jsonl"}],
-            "held_out": [scored(task) for task in HELD_OUT],
-            "arms": [{"name": "language", "recipe": "language"}],
-            "training": {"batch_size": 16, "learning_rate": 1e-3},
-            "probes": probes,
-        }
-        | more
-    )
+    given: dict[str, object] = {
+        "stages": [scored("counting") | {"train": "data/counting/train.jsonl"}],
+        "arms": [{"name": "language", "recipe": "language"}],
+        "training": {"batch_size": 16, "learning_rate": 1e-3},
+        "probes": probes,
+    }
+    return parse_experiment(small(HELD_OUT, **given | more))
 
 
 ALL = ["kl", "answer_bias", "layers", {"probe": "number_bias", "limit": 4, "max_new_tokens": 8}]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pico_tasks import small
 from safetensors.torch import load_file
 
 from narrowtune import pico
@@ -46,21 +47,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def experiment(probes: object, **more: object) -> Experiment:
-    def held_out(task: str) -> dict[str, str]:
-        return {"name": task, "test": f"data/{task}/test.jsonl", "metric": pico.METRICS[task]}
-
-    return parse_experiment(
-        {
-            "model": {"id": "pico-qwen", "dtype": "float32"},
-            "stages": [{"name": "counting", "train": "data/counting/train.jsonl"}],
-            "held_out": [held_out(task) for task in HELD_OUT],
-            "arms": [{"name": "gate-up", "recipe": "gate-up"}],
-            "training": {"batch_size": 8, "steps": STEPS, "learning_rate": 1e-3},
-            "evaluate": [],
-            "probes": probes,
-        }
-        | more
-    )
+    given: dict[str, object] = {
+        "arms": [{"name": "gate-up", "recipe": "gate-up"}],
+        "training": {"batch_size": 8, "steps": STEPS, "learning_rate": 1e-3},
+        "evaluate": [],
+        "probes": probes,
+    }
+    return parse_experiment(small(HELD_OUT, **given | more))
 
 
 @pytest.fixture(scope="module")

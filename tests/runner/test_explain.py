@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pico_tasks import scored, small
 from typer.testing import CliRunner
 
 from narrowtune import pico
@@ -25,27 +26,20 @@ HELD_OUT = ("charts", "existence")
 
 
 def experiment() -> dict[str, object]:
-    def scored(task: str) -> dict[str, object]:
-        more = {"max_new_tokens": 8}
-        return {
-            "name": task,
-            "test": f"data/{task}/test.jsonl",
-            "metric": pico.METRICS[task],
-        } | more
+    def asked(task: str) -> dict[str, object]:
+        return scored(task) | {"max_new_tokens": 8}
 
-    return {
-        "model": {"id": "pico-qwen", "dtype": "float32"},
-        "stages": [
-            scored(task) | {"train": f"data/{task}/train.jsonl"} for task in ("counting", "reading")
+    by_choice = {"scoring": "likelihood-sum", "test": "data/scenes/choices.jsonl"}
+    return small(
+        (),
+        stages=[
+            asked(task) | {"train": f"data/{task}/train.jsonl"} for task in ("counting", "reading")
         ],
-        "orders": [["counting", "reading"], ["reading", "counting"]],
-        "held_out": [
-            *(scored(task) for task in HELD_OUT),
-            scored("scenes") | {"scoring": "likelihood-sum", "test": "data/scenes/choices.jsonl"},
-        ],
-        "arms": [{"name": "language", "recipe": "language"}],
-        "training": {"batch_size": 16, "learning_rate": 1e-3},
-    }
+        orders=[["counting", "reading"], ["reading", "counting"]],
+        held_out=[*(asked(task) for task in HELD_OUT), asked("scenes") | by_choice],
+        arms=[{"name": "language", "recipe": "language"}],
+        training={"batch_size": 16, "learning_rate": 1e-3},
+    )
 
 
 @pytest.fixture(scope="module")

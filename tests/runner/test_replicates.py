@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pico_tasks import scored
 from PIL import Image
 
 from narrowtune import pico
@@ -32,9 +33,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def experiment(**more: object) -> Experiment:
-    def scored(task: str) -> dict[str, str]:
-        return {"name": task, "test": f"data/{task}/test.jsonl", "metric": pico.METRICS[task]}
-
     return parse_experiment(
         {
             "model": {"id": "pico-qwen", "dtype": "float32"},

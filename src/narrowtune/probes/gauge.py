@@ -72,14 +72,6 @@ class Gauge:
                 reference.remember(base)
             self._remembered = True
 
-    def read(self, model: nn.Module) -> float:
-        """The drift on the texts that steer."""
-        return Drift.of(self.by_task(model)).value
-
-    def check(self, model: nn.Module) -> float:
-        """The drift on the texts that nothing was steered by."""
-        return Drift.of(self.by_task(model, unseen=True)).value
-
     def by_task(self, model: nn.Module, unseen: bool = False) -> dict[str, Tensor]:
         """Each task's drift by sample: [samples], float64."""
         found = {}

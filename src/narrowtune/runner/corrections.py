@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from narrowtune.data.encoding import encode
 from narrowtune.data.example import Example, Message, TextPart
-from narrowtune.errors import InputError, nearest
+from narrowtune.errors import InputError
 from narrowtune.evaluation import PreparedTask, TaskResult, score
 from narrowtune.evaluation.hints import (
     answer_space,
@@ -178,18 +178,3 @@ def _as_answered(rows: Sequence[Example], answers: Mapping[str, str]) -> list[Ex
 def _answered(row: Example, answer: str) -> Example:
     turn = Message("assistant", (TextPart(answer),))
     return replace(row, messages=(*row.prompt, turn))
-
-
-def check_names(names: Sequence[str]) -> None:
-    """Refuse what is no correction.
-
-    Raises:
-        InputError: With the nearest name.
-    """
-    problems = [
-        f"no correction is called {name!r}: {nearest(name, CORRECTIONS)}"
-        for name in names
-        if name not in CORRECTIONS
-    ]
-    if problems:
-        raise InputError(problems)
