@@ -197,6 +197,15 @@ def test_the_command_finds_the_data_and_prints_tables_and_json(home: Path, done:
     assert said["yes_no"][0]["found"]["discrimination"].keys() == {"value", "low", "high"}
 
 
+def test_a_truncated_file_of_answers_is_named_with_its_line(home: Path, done: Path) -> None:
+    path = home / "out/order-1/seed-0/predictions/base/base/charts.jsonl"
+    kept = path.read_text()
+    path.write_text(kept[:-30])
+    with pytest.raises(InputError, match=r"charts\.jsonl:16 is not a prediction"):
+        explain(resolve(home), home / "out", Wanted(), Trial(calibration=6), device="cpu")
+    path.write_text(kept)
+
+
 def test_what_cannot_be_split_or_chosen_from_is_said(home: Path, done: Path) -> None:
     resolved = resolve(home)
     (charts,) = (task.prepared for task in resolved.tasks if task.name == "charts")

@@ -192,7 +192,20 @@ def _recorded(folder: Path) -> _Recorded:
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    """A file of answers.
+
+    Raises:
+        InputError: It is damaged, naming each bad line.
+    """
+    rows, problems = [], Problems()
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rows.append(row | {"id": row["id"], "prediction": str(row["prediction"])})
+        except (ValueError, TypeError, KeyError) as error:
+            problems.add([f"{path}:{number} is not a prediction ({error!r})"])
+    problems.check()
+    return rows
 
 
 def _replicate_folders(run: Path, record: Record) -> list[tuple[str, Path]]:
