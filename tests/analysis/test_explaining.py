@@ -115,6 +115,20 @@ def test_a_shifted_criterion_leaves_d_prime() -> None:
     assert one.criterion.high < 0 < other.criterion.low
 
 
+def test_runs_that_lean_both_ways_are_not_taken_for_unable() -> None:
+    """d' of each run by itself, averaged: pooled shares would halve it."""
+    right = [("yes", "yes")] * 95 + [("no", "no")] * 60
+    lean_yes = [*right, *[("yes", "no")] * 5, *[("no", "yes")] * 40]
+    lean_no = [("no" if r == "yes" else "yes", "no" if s == "yes" else "yes") for r, s in lean_yes]
+    # The same questions in both runs: sorted by their right answers.
+    one, other = (answers(sorted(pairs)) for pairs in (lean_yes, lean_no))
+    alone = detection([one])
+    both = detection([one, other])
+    assert alone is not None and both is not None
+    assert both.discrimination.value == pytest.approx(alone.discrimination.value)
+    assert both.criterion.value == pytest.approx(0, abs=1e-9)
+
+
 def test_answers_that_are_neither_are_counted_apart() -> None:
     found = detection([answers([("yes", "7"), ("no", "7"), ("yes", "yes"), ("no", "no")])])
     assert found is not None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from narrowtune.analysis.samples import Sample
@@ -49,7 +50,7 @@ class Detection:
 def detection(
     runs: Sequence[Mapping[str, Sample]], orders: Sequence[int] | None = None
 ) -> Detection | None:
-    """Over runs that answered the same samples; None where yes or no is never right.
+    """The mean over runs that answered the same samples; None where yes or no is never right.
 
     Intervals by bootstrap over samples (their clusters) and runs.
     """
@@ -65,23 +66,27 @@ def detection(
     yes, true = (said == "yes").astype(float), np.repeat(np.array(right)[:, None], len(runs), 1)
     values = np.stack([yes * true, true, yes * ~true, ~true], axis=-1).astype(float)
     clusters = [one.cluster or f"#{place}" for place, one in enumerate(first)]
-    plain, moved = resampled_means([(values, clusters)], orders or [1] * len(runs))
+    # Of each run by itself: runs that lean to yes and to no would else look unable to tell.
+    of_run = partial(_signal, samples=len(first))
+    plain, moved = resampled_means([(values, clusters)], orders or [1] * len(runs), of_run=of_run)
     d_prime, criterion = (
         Reading(float(at), *percentile_interval(draws))
-        for at, draws in zip(_signal(plain, len(first)), _signal(moved.T, len(first)), strict=True)
+        for at, draws in zip(plain, moved.T, strict=True)
     )
     neither = float((said == "").mean())
     return Detection(d_prime, criterion, float(yes.mean()), neither, len(first) * len(runs))
 
 
-def _signal(shares: Array, samples: int) -> tuple[Array, Array]:
-    """d' and criterion of the mean shares [4, ...] of yes, as counts over so many samples."""
+def _signal(shares: Array, samples: int) -> Array:
+    """d' and criterion, [..., 2], of mean shares of yes, [..., 4], counted over so many samples."""
+    import numpy as np
     from scipy.stats import norm
 
-    hits, yes_right, alarms, no_right = shares * samples
+    hits, yes_right, alarms, no_right = np.moveaxis(shares * samples, -1, 0)
     hit = norm.ppf((hits + 0.5) / (yes_right + 1))
     alarm = norm.ppf((alarms + 0.5) / (no_right + 1))
-    return hit - alarm, -(hit + alarm) / 2
+    found: Array = np.stack([hit - alarm, -(hit + alarm) / 2], axis=-1)
+    return found
 
 
 def _word(sample: Sample) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ def resampled_means(
     tasks: Sequence[tuple[Array, Sequence[str]]],
     orders: Sequence[int] = (1,),
     draws: int = DRAWS,
+    of_run: Callable[[Array], Array] = lambda means: means,
 ) -> tuple[Array, Array]:
     """Means over samples, runs and tasks, as they are and as resampling moves them.
 
@@ -29,6 +30,8 @@ def resampled_means(
         tasks: For each task, values `[samples, runs, quantities]` and each sample's cluster.
         orders: The order that each run went in.
         draws: How many resamples.
+        of_run: What is averaged over runs, made of each run's own means over samples: from and to
+            `[..., runs, quantities]`.
 
     Returns:
         The means `[quantities]` and the resampled means `[draws, quantities]`.
@@ -38,8 +41,8 @@ def resampled_means(
     plain, moved = [], []
     for values, clusters in tasks:
         per_run = _by_clusters(values, clusters, chance, draws)  # [draws, runs, quantities]
-        moved.append(np.einsum("dr,drq->dq", over_runs, per_run))
-        plain.append(values.mean(axis=(0, 1)))
+        moved.append(np.einsum("dr,drq->dq", over_runs, of_run(per_run)))
+        plain.append(of_run(values.mean(axis=0)).mean(axis=0))
     return np.mean(plain, axis=0), np.mean(moved, axis=0)
 
 
