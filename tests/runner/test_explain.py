@@ -14,7 +14,7 @@ from narrowtune import pico
 from narrowtune.cli import app
 from narrowtune.errors import InputError
 from narrowtune.experiment import parse_experiment
-from narrowtune.record import BASE, read_record
+from narrowtune.record import BASE, read_record, write_record
 from narrowtune.record.explanation import CORRECTIONS, PLAIN, answers_path, read_explanation
 from narrowtune.report import write_html
 from narrowtune.report.explaining import ALL, Answers, detections, findings
@@ -195,6 +195,21 @@ def test_the_command_finds_the_data_and_prints_tables_and_json(home: Path, done:
     said = json.loads(raw.stdout)
     assert {row["correction"] for row in said["findings"]} == set(CORRECTIONS)
     assert said["yes_no"][0]["found"]["discrimination"].keys() == {"value", "low", "high"}
+
+
+def test_another_base_is_refused_before_it_answers_anything(home: Path, done: Path) -> None:
+    folder = home / "out/order-1/seed-0"
+    record = read_record(folder)
+    facts = record.environment | {"weights_sha256": "0" * 64}
+    write_record(record.model_copy(update={"environment": facts}), folder)
+    gone = answers_path(done, ("", BASE, BASE), "instruction", "charts")
+    kept = gone.read_bytes()
+    gone.unlink()
+    with pytest.raises(InputError, match="holds other weights than when the run was made"):
+        explain(resolve(home), home / "out", Wanted(), Trial(calibration=6), device="cpu")
+    assert not gone.exists()
+    gone.write_bytes(kept)
+    write_record(record, folder)
 
 
 def test_a_truncated_file_of_answers_is_named_with_its_line(home: Path, done: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from narrowtune.delta import apply_delta, read_delta
+from narrowtune.delta import Snapshot, apply_delta, read_delta
 from narrowtune.engine import deterministic
 from narrowtune.errors import InputError, Problems, nearest
 from narrowtune.evaluation import PreparedTask
@@ -117,8 +117,18 @@ class _Work:
     observer: Observer
 
     def base(self, recorded: _Recorded) -> None:
-        """Answer everything with the base; offsets are fitted to what it says here."""
-        self._answer(self._load(), ("", BASE, BASE), recorded, always="offsets")
+        """Answer everything with the base; offsets are fitted to what it says here.
+
+        Raises:
+            InputError: Its weights are not those that the run began from.
+        """
+        model = self._load()
+        if recorded.weights not in ("", Snapshot.of(model, {}).digest):
+            raise InputError(
+                f"{self.plan.model} holds other weights than when the run was made "
+                f"(sha256 {recorded.weights[:12]} then); its deltas do not belong to them"
+            )
+        self._answer(model, ("", BASE, BASE), recorded, always="offsets")
 
     def follow(self, chain: Chain) -> None:
         """Answer everything with the models of one chain."""
@@ -169,10 +179,11 @@ class _Work:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """A replicate's own predictions, with the versions they were judged by."""
+    """A replicate's own predictions, the versions they were judged by, and its base's hash."""
 
     folder: Path
     versions: Mapping[tuple[str, str, str], str]
+    weights: str
 
     def answers(self, model: Sequence[str], way: Ways) -> list[dict[str, Any]] | None:
         """The recorded answers to the scored rows; None where they were judged otherwise."""
@@ -187,8 +198,9 @@ class _Recorded:
 
 
 def _recorded(folder: Path) -> _Recorded:
-    scores = read_record(folder).scores
-    return _Recorded(folder, {(s.arm, s.stage, s.task): s.task_version for s in scores})
+    record = read_record(folder)
+    versions = {(s.arm, s.stage, s.task): s.task_version for s in record.scores}
+    return _Recorded(folder, versions, record.environment.get("weights_sha256", ""))
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
