@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,11 +14,12 @@ from rich.text import Text
 from narrowtune.analysis.detection import Detection, Reading, detection
 from narrowtune.analysis.estimate import Estimate
 from narrowtune.analysis.explaining import Explained, Quartet, Rows, explained
-from narrowtune.analysis.wording import bounds, signed
+from narrowtune.analysis.wording import bounds, counted, signed
 from narrowtune.errors import InputError
 from narrowtune.record import BASE, Record
 from narrowtune.record.explanation import CORRECTIONS, PLAIN, Explanation, answers_path
 from narrowtune.report.predictions import read_answers
+from narrowtune.report.tables import plain_table
 
 ALL = "all"
 """In a row's place of a stage or a task: the mean over them."""
@@ -229,17 +229,17 @@ def _by(rows: Sequence[Finding], key: str, **fixed: str) -> Mapping[str, Mapping
 
 
 def _table(title: str, rows: Mapping[str, Mapping[str, Explained]]) -> Table:
-    table = Table(
-        title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False, collapse_padding=True
-    )
-    table.add_column("", overflow="fold", min_width=14)
+    table = plain_table(title, "")
     for name in ("lost", "back", "left", "base moves"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, row in rows.items():
-        table.add_row(name, points(next(iter(row.values())).lost))
+        # Each correction with its own loss: not every task can be corrected in every way.
+        table.add_row(Text(name, style="bold"))
         for way, one in row.items():
             base = points(one.base_change, " †" if one.harms_base else "")
-            table.add_row(f"  {way}", "", points(one.recovered), points(one.not_recovered), base)
+            parts = (points(part) for part in (one.lost, one.recovered, one.not_recovered))
+            behind = f"n {one.lost.n}, {counted(one.lost.runs, 'run')}"
+            table.add_row(f"  {way}\n  {behind}", *parts, base)
     return table
 
 
@@ -250,8 +250,7 @@ def points(one: Estimate, mark: str = "") -> str:
 
 def _detection_table(task: str, told: Sequence[Told]) -> Table:
     title = f"{task}: yes and no told apart (d'), which is preferred (criterion, + for no)"
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
-    table.add_column("", overflow="fold")
+    table = plain_table(title, "")
     table.add_column("answered", no_wrap=True)
     for name in ("d'", "criterion", "yes", "neither"):
         table.add_column(name, justify="right", no_wrap=True)
