@@ -174,6 +174,8 @@ def test_captions_may_come_from_a_file(home: Path) -> None:
         (["kl"], {"held_out": []}, "kl: probes read held-out tasks of your own files"),
         (["number_bais"], {}, "number_bias"),
         (["kl", "kl"], {}, "probe kl is asked for twice"),
+        ([{"probe": "kl", "every": 0}], {}, "1 or more, or log, not 0"),
+        ([{"probe": "kl", "every": "often"}], {}, "1 or more, or log, not 'often'"),
         ([{"probe": "kl", "data": "x.jsonl"}], {}, "only number_bias takes data"),
         ([{"probe": "number_bias", "data": "data/none.jsonl"}], {}, "data/none.jsonl"),
         (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from narrowtune.experiment.section import Section
 
@@ -29,13 +29,21 @@ class ProbeSpec(Section):
     limit: int = Field(default=32, gt=0)
     data: str | None = None
     max_new_tokens: int = Field(default=256, gt=0)
-    every: Annotated[int, Field(gt=0)] | Literal["log"] | None = None
+    every: int | Literal["log"] | None = None
     rows_during: int = Field(default=4, gt=0)
 
     @model_validator(mode="before")
     @classmethod
     def _named(cls, given: Any) -> Any:
         return {"probe": given} if isinstance(given, str) else given
+
+    @field_validator("every", mode="before")
+    @classmethod
+    def _interval(cls, given: Any) -> Any:
+        steps = isinstance(given, int) and not isinstance(given, bool) and given > 0
+        if given in (None, "log") or steps:
+            return given
+        raise ValueError(f"give a number of steps, 1 or more, or log, not {given!r}")
 
     @model_validator(mode="after")
     def _data_for_captions(self) -> Self:

@@ -264,7 +264,10 @@ def _chain(
     stages = tuple(order[: last + 1])
     gone = [path for stage in stages if not (path := delta_path(folder, arm, stage)).exists()]
     if gone:
-        raise InputError(f"{gone[0]} is missing: {arm} was not trained that far, or it was moved")
+        raise InputError(
+            f"{gone[0]} is missing: {arm} was not trained that far, or it was moved; choose others "
+            "with --arm, --stage and --replicate"
+        )
     return Chain(folder, replicate, arm, stages, frozenset(wanted))
 
 
