@@ -55,10 +55,15 @@ def test_the_drawn_world_is_drawn(tmp_path: Path) -> None:
 def test_drawing_goes_on_and_mends(tmp_path: Path) -> None:
     given = ("pico", "--out", str(tmp_path), "--train", "2", "--test", "1")
     run(*given)
-    lost = tmp_path / "birds/images/train-0-00001.png"
+    lost, cut = (tmp_path / f"birds/images/train-0-0000{place}.png" for place in (0, 1))
+    before = lost.read_bytes(), cut.read_bytes()
     lost.unlink()
+    cut.write_bytes(before[1][:-20])
     run(*given)
-    assert lost.exists()
+    assert (lost.read_bytes(), cut.read_bytes()) == before
+    cut.write_bytes(before[0])
+    run(*given)
+    assert cut.read_bytes() == before[1]
 
 
 def test_the_manifest_as_json(tmp_path: Path) -> None:

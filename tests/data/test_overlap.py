@@ -83,6 +83,20 @@ def test_a_hint_that_all_of_a_file_ends_with_is_no_part_of_its_questions(rows: R
     assert found(train, test) == {"questions": [(1, 2)]}
 
 
+def test_a_hint_on_some_rows_alone_hides_no_question_that_has_it_too(rows: Rows) -> None:
+    train = rows("train", chat("Ann has 3.\nOnly a number.", "3"), chat("Bob has 3.", "3"))
+    test = rows("test", *(chat(f"{name} has 3.\nOnly a number.", "3") for name in ("Ann", "Cyd")))
+    assert found(train, test) == {"questions": [(1, 1)]}
+    assert found(test, train) == {"questions": [(1, 1)]}
+
+
+def test_lines_may_be_broken_elsewhere(rows: Rows) -> None:
+    train = rows("train", chat("A tale\nof two.\nWho\nis it?", "x"), chat("Why?", "y"))
+    assert found(train, rows("test", chat("A tale of two.\nWho is it?", "z"))) == {
+        "questions": [(1, 1)]
+    }
+
+
 def test_a_question_that_all_of_a_file_ask_is_its_question(rows: Rows) -> None:
     train = rows("train", chat("Say a word.", "x"), chat("Say a word.", "y"))
     assert found(train, rows("test", chat("Say a number.", "1"), chat("Say a number.", "2"))) == {}

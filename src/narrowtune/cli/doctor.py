@@ -20,11 +20,7 @@ def doctor_command(
     device = default_device()
     facts = environment(torch.device(device), 1)
     facts["dtype"] = str(choose_dtype("auto", device))
-    facts["dtype_reason"] = (
-        "float32 on CPU: exact and reproducible; set model.dtype to bfloat16 for speed"
-        if device == "cpu"
-        else "bfloat16 on an accelerator, with fp32 masters of the trained weights"
-    )
+    facts["dtype_reason"] = _reason(device, facts["cpu_bfloat16"])
     if json:
         typer.echo(json_module.dumps(facts, indent=1))
         return
@@ -33,3 +29,12 @@ def doctor_command(
             ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         )
         typer.echo(f"{key:>14}  {shown}")
+
+
+def _reason(device: str, cpu_bfloat16: bool) -> str:
+    if device != "cpu":
+        return "bfloat16 on an accelerator, with fp32 masters of the trained weights"
+    exact = "float32 on CPU: exact and reproducible; "
+    if cpu_bfloat16:
+        return exact + "set model.dtype to bfloat16 for speed"
+    return exact + "bfloat16 is several times slower here, this CPU has no instructions for it"

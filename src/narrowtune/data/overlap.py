@@ -98,7 +98,8 @@ def find_overlaps(
 
     Args:
         taught: Training rows by stage; every answered turn of theirs counts.
-        tested: Test rows by task.
+        tested: Test rows by task. Rows of one source are wordings of one row, the first as it is
+            asked; it shares what any of them does.
     """
     sizes = _shared_sizes(taught, tested)
     drafts = _shared_drafts(sizes, taught, tested)
@@ -107,19 +108,22 @@ def find_overlaps(
     for task, rows in tested.items():
         file = _File(rows, sizes, drafts)
         for stage, index in known.items():
-            pictures = [(row.source, index.picture(file.pictures(row.messages))) for row in rows]
-            asked = [(row.source, index.question(file.final(row))) for row in rows]
+            pictures = ((row.source, index.picture(file.pictures(row.messages))) for row in rows)
+            asked = ((row.source, index.question(one)) for row in rows for one in file.final(row))
             found += _overlap("images", stage, task, pictures)
             found += _overlap("questions", stage, task, asked)
     return found
 
 
 def _overlap(
-    kind: OverlapKind, stage: str, task: str, places: Sequence[tuple[str, str | None]]
+    kind: OverlapKind, stage: str, task: str, places: Iterable[tuple[str, str | None]]
 ) -> Iterator[Overlap]:
-    shared = tuple((test, train) for test, train in places if train is not None)
+    found: dict[str, str | None] = {}
+    for test, train in places:
+        found[test] = found.get(test) or train
+    shared = tuple((test, train) for test, train in found.items() if train is not None)
     if shared:
-        yield Overlap(kind, stage, task, len(shared), len(places), shared[:SHOWN])
+        yield Overlap(kind, stage, task, len(shared), len(found), shared[:SHOWN])
 
 
 def _shared_sizes(*sides: Mapping[str, Sequence[Example]]) -> Sizes:
@@ -165,7 +169,8 @@ class _File:
         self.rows = rows
         self._sizes = sizes
         self._drafts = drafts
-        self._hints = _common([_lines(_last_words(row.prompt)) for row in rows])
+        as_asked = {row.source: row for row in reversed(rows)}
+        self._hints = _common([_lines(_last_words(row.prompt)) for row in as_asked.values()])
 
     def pictures(self, messages: Iterable[Message]) -> tuple[bytes, ...]:
         """A digest for each image."""
@@ -179,27 +184,30 @@ class _File:
         draft = pixel_digest(path, drafted=True) if self._sizes[size] else None
         return draft if draft is not None and draft not in self._drafts else pixel_digest(path)
 
-    def final(self, row: Example) -> _Asked:
+    def final(self, row: Example) -> Iterator[_Asked]:
         """What the last answer answers."""
-        return self._asked(row, row.prompt)
+        yield from self._asked(row, row.prompt)
 
     def every(self, row: Example) -> Iterator[_Asked]:
         """What each answer of the conversation answers."""
         for place, message in enumerate(row.messages):
             if message.role == "assistant":
-                yield self._asked(row, row.messages[:place])
+                yield from self._asked(row, row.messages[:place])
 
-    def _asked(self, row: Example, before: Sequence[Message]) -> _Asked:
+    def _asked(self, row: Example, before: Sequence[Message]) -> Iterator[_Asked]:
         """With pictures the last words count, they say what is meant; without, all that was said.
 
-        Neither is a system prompt part of a question.
+        Neither is a system prompt part of a question. It comes without the file's hints and, for a
+        file that has them on some rows alone, with them.
         """
         pictures = self.pictures(before)
         said = [message.text for message in before if message.role != "system"]
         text = _last_words(before) if pictures else "\n".join(said)
-        words = "\n".join(line for line in _lines(text) if line not in self._hints)
+        lines = _lines(text)
         choices = frozenset(plain_words(choice) for choice in row.choices)
-        return _Asked(_Question(words, pictures), choices)
+        bare = " ".join(line for line in lines if line not in self._hints)
+        for words in dict.fromkeys((bare, " ".join(lines))):
+            yield _Asked(_Question(words, pictures), choices)
 
 
 def _last_words(before: Sequence[Message]) -> str:

@@ -47,8 +47,8 @@ def wrong_seeds(seeds: Sequence[int], seed: int) -> list[str]:
     problems = []
     if seeds and seed:
         problems.append(f"give either seed ({seed}) or seeds ({list(seeds)}), not both")
-    if twice := _twice(seeds):
-        problems.append(f"seeds: {', '.join(map(str, twice))} stands there twice")
+    if repeated := twice(seeds):
+        problems.append(f"seeds: {', '.join(map(str, repeated))} stands there twice")
     return problems
 
 
@@ -59,7 +59,7 @@ def wrong_orders(orders: Sequence[Sequence[str]], stages: Sequence[str]) -> list
         for place, order in enumerate(orders)
         for fault in _faults(order, stages)
     ]
-    repeated = _twice([tuple(order) for order in orders])
+    repeated = twice([tuple(order) for order in orders])
     return problems + [f"orders: {' > '.join(order)} stands there twice" for order in repeated]
 
 
@@ -67,11 +67,12 @@ def _faults(order: Sequence[str], stages: Sequence[str]) -> list[str]:
     unknown = [name for name in dict.fromkeys(order) if name not in stages]
     missing = [name for name in stages if name not in order]
     faults = [f"{name!r} is no stage; {nearest(name, stages)}" for name in unknown]
-    faults += [f"{name!r} stands there twice" for name in _twice(order)]
+    faults += [f"{name!r} stands there twice" for name in twice(order)]
     if missing:
         faults.append(f"it leaves out {', '.join(missing)}; an order holds every stage once")
     return faults
 
 
-def _twice(values: Sequence[T]) -> list[T]:
+def twice(values: Sequence[T]) -> list[T]:
+    """The values that occur more than once, each named once, in order."""
     return [value for value, times in Counter(values).items() if times > 1]

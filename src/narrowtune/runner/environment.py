@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from narrowtune.engine import cpu_has_bfloat16
+
 _PACKAGES = (
     "narrowtune", "torch", "transformers", "accelerate", "tokenizers", "numpy", "pillow",
     "sacrebleu", "lm_eval", "lmms_eval",
@@ -30,7 +32,23 @@ def environment(device: torch.device, processes: int) -> dict[str, Any]:
         "processes": processes,
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
+        "cpu_bfloat16": cpu_has_bfloat16(),
     }
+
+
+def dtype_notes(dtype: str, device: str) -> list[str]:
+    """What the experiment's dtype costs on this machine, where it costs more than it saves.
+
+    Args:
+        dtype: As the experiment has it.
+        device: Where it is computed.
+    """
+    if dtype != "bfloat16" or torch.device(device).type != "cpu" or cpu_has_bfloat16():
+        return []
+    return [
+        "note: model.dtype bfloat16: this CPU has no bfloat16 instructions and computes it several "
+        "times slower than float32; it only saves memory (-o model.dtype=float32)"
+    ]
 
 
 def _version(package: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from narrowtune.data.overlap import Overlap, find_overlaps
 from narrowtune.errors import Problems
-from narrowtune.experiment import Experiment, Scored, TaskSpec
+from narrowtune.experiment import Experiment, HarnessSpec, Scored
 from narrowtune.runner.reading import DataReader
 
 
@@ -13,7 +13,8 @@ def allowed_overlaps(
 ) -> tuple[Overlap, ...]:
     """What tests share with any stage's training by permission; the rest goes to `problems`.
 
-    It looks at all rows that `reader` has read: another stage's training leaks as the own does.
+    It looks at all rows that `reader` has read, and at what harnesses will ask: another stage's
+    training leaks as the own does.
     """
     places = _places(experiment)
     allowed = []
@@ -26,14 +27,10 @@ def allowed_overlaps(
     return tuple(allowed)
 
 
-def _places(experiment: Experiment) -> dict[str, tuple[str, Scored]]:
+def _places(experiment: Experiment) -> dict[str, tuple[str, Scored | HarnessSpec]]:
     """Each task's key in the experiment, as -o would name it."""
     stages = {s.name: (f"stages.{place}", s) for place, s in enumerate(experiment.stages)}
-    held_out = {
-        t.name: (f"held_out.{place}", t)
-        for place, t in enumerate(experiment.held_out)
-        if isinstance(t, TaskSpec)
-    }
+    held_out = {t.name: (f"held_out.{place}", t) for place, t in enumerate(experiment.held_out)}
     return {**stages, **held_out}
 
 

@@ -18,7 +18,8 @@ T = TypeVar("T")
 class DataReader:
     """Reads an experiment's files; `files` tells what was read, by the path as given.
 
-    `taught` and `tested` hold the sound rows of training and test files, by stage and task.
+    `taught` and `tested` hold the sound rows of training and test files, by stage and task; what
+    a harness asks belongs to `tested` too.
 
     Args:
         root: The folder that relative paths start from.

@@ -121,13 +121,49 @@ def test_what_is_complete_is_left_alone_and_what_is_damaged_is_mended(
     assert contents(tmp_path / "out") == before
 
 
-def test_an_image_that_went_missing_is_put_back(tmp_path: Path, prepare: Prepare) -> None:
+def overwritten(image: Path) -> bytes:
+    """As many other bytes."""
+    return bytes(byte ^ 1 for byte in image.read_bytes())
+
+
+def truncated(image: Path) -> bytes:
+    return image.read_bytes()[:-40]
+
+
+def another(image: Path) -> bytes:
+    """A sound image, but not the one that was written."""
+    return next(one for one in image.parents[1].rglob("*.jpg") if one != image).read_bytes()
+
+
+@pytest.mark.parametrize("harm", [overwritten, truncated, another, None])
+def test_an_image_that_changed_or_went_missing_is_made_anew(
+    tmp_path: Path, prepare: Prepare, harm: Callable[[Path], bytes] | None
+) -> None:
     release = releases.timeclock(tmp_path / "release")
     prepare("timeclock", release)
     before = contents(tmp_path / "out")
-    next((tmp_path / "out/images").rglob("*.jpg")).unlink()
+    image = min((tmp_path / "out/images").rglob("*.jpg"))
+    if harm is None:
+        image.unlink()
+    else:
+        image.write_bytes(harm(image))
+        assert contents(tmp_path / "out") != before
     prepare("timeclock", release)
     assert contents(tmp_path / "out") == before
+
+
+def test_a_folder_made_before_images_were_hashed_stays_complete(
+    tmp_path: Path, prepare: Prepare
+) -> None:
+    release = releases.timeclock(tmp_path / "release")
+    prepare("timeclock", release)
+    manifest = tmp_path / "out/manifest.json"
+    facts = json.loads(manifest.read_text())
+    assert {*facts.pop("images")} == {"train.jsonl", "test.jsonl"}
+    manifest.write_text(json.dumps(facts))
+    assert prepare("timeclock", None).complete  # nothing is read again
+    min((tmp_path / "out/images").rglob("*.jpg")).unlink()
+    assert prepare("timeclock", release).images  # and what is gone is still missed
 
 
 def test_without_a_network_the_way_out_is_told(

@@ -12,7 +12,7 @@ from typing import Any
 from narrowtune.data.formats import check_file, shorten
 from narrowtune.data.images import image_problem, image_size, pixel_digest
 from narrowtune.data.prepare.download import digest
-from narrowtune.data.prepare.manifest import Manifest, begin
+from narrowtune.data.prepare.manifest import Manifest, begin, of_images
 from narrowtune.data.prepare.release import Dataset, Item, LeftOut, Progress, Rows, Source
 from narrowtune.errors import InputError
 from narrowtune.record.store import write_text_atomically
@@ -153,7 +153,7 @@ def _store(out: Path, image: bytes | Path) -> str:
     suffix = next((end for start, end in _SUFFIXES.items() if data.startswith(start)), ".image")
     name = f"images/{value[:2]}/{value}{suffix}"
     path = out / name
-    if not path.is_file() or path.stat().st_size != len(data):
+    if not path.is_file() or digest(path) != value:
         path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_name(path.name + ".part")
         half.write_bytes(data)
@@ -205,6 +205,7 @@ def _finished(
         rows=writer.rows,
         left_out={split: len(rows) for split, rows in writer.left_out.items()},
         files={name: digest(writer.out / name) for name in names},
+        images={name: of_images(writer.out / name) for name in names if name != LEFT_OUT},
         notes=_notes(dataset, splits, writer),
     )
 

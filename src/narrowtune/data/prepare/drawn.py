@@ -6,7 +6,7 @@ from pathlib import Path
 
 from narrowtune import pico
 from narrowtune.data.prepare.download import digest
-from narrowtune.data.prepare.manifest import Manifest, begin
+from narrowtune.data.prepare.manifest import Manifest, begin, of_images
 from narrowtune.data.prepare.release import Progress
 
 TRAIN, TEST = 2560, 120
@@ -33,7 +33,8 @@ def draw(out: Path, progress: Progress, *, train: int, test: int, seed: int) -> 
     for done, (task, split, count) in enumerate(asked):
         progress(f"drawing {task}", done, len(asked))
         path = pico.write(out, task, split, count, seed)
-        manifest.files[path.relative_to(out).as_posix()] = digest(path)
+        name = path.relative_to(out).as_posix()
+        manifest.files[name], manifest.images[name] = digest(path), of_images(path)
         manifest.rows[f"{task}/{split}"] = count
     manifest.complete = True
     manifest.title, manifest.licence = "narrowtune's drawn world", "Apache-2.0"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -32,7 +33,9 @@ class Manifest:
         origin: Address and commit of the release, or "a local folder".
         rows: Rows by split.
         left_out: Rows of the release that became none, by split.
-        files: SHA-256 of each file by its path; images are named by theirs and not repeated here.
+        files: SHA-256 of each file by its path, images aside.
+        images: SHA-256 over the images that a file names, by the file's path (see `of_images`).
+            A folder made before these were noted has none, and its images are only looked for.
         notes: What a reader of the numbers should know.
         revision: Of the preparation.
     """
@@ -48,6 +51,7 @@ class Manifest:
     rows: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     revision: int = REVISION
 
@@ -57,13 +61,26 @@ class Manifest:
         write_text_atomically(out / MANIFEST, text + "\n")
 
     def damaged(self, out: Path) -> list[str]:
-        """Files that are gone or differ from what was written, images that are gone."""
+        """Files that are gone or differ from what was written, and files whose images do."""
         changed = [
             name
             for name, value in self.files.items()
             if not (out / name).is_file() or digest(out / name) != value
         ]
-        return changed or [image for name in self.files for image in _lost_images(out / name)]
+        return changed or [name for name in self.files if self._has_other_images(out / name, name)]
+
+    def _has_other_images(self, file: Path, name: str) -> bool:
+        if name in self.images:
+            return of_images(file) != self.images[name]
+        return not all(image.is_file() for image in _images(file))
+
+
+def of_images(file: Path) -> str:
+    """SHA-256 over the contents of the images that a JSONL file of ours names, in its order."""
+    value = hashlib.sha256()
+    for image in _images(file):
+        value.update((digest(image) if image.is_file() else "gone").encode())
+    return value.hexdigest()
 
 
 def begin(out: Path, dataset: str, parameters: dict[str, Any]) -> Manifest:
@@ -99,8 +116,8 @@ def read_manifest(out: Path) -> Manifest:
     """
     try:
         found = Manifest(**json.loads((out / MANIFEST).read_text(encoding="utf-8")))
-        if not isinstance(found.parameters, dict) or not isinstance(found.files, dict):
-            raise TypeError("its parameters and files are no tables")
+        if not all(isinstance(one, dict) for one in (found.parameters, found.files, found.images)):
+            raise TypeError("its parameters, files and images are no tables")
         return found
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
@@ -115,11 +132,13 @@ def _differences(old: Manifest, new: Manifest) -> list[str]:
     return [f"{key} {one} (now {other})" for key, one, other in pairs if one != other]
 
 
-def _lost_images(file: Path) -> Iterator[str]:
-    """Images that a JSONL file of ours names and that are not there."""
+def _images(file: Path) -> Iterator[Path]:
+    """The images that a JSONL file of ours names, each once."""
+    seen = set()
     for line in file.read_text(encoding="utf-8").splitlines():
         for message in json.loads(line).get("messages", ()):
             for block in message["content"]:
                 image = block.get("image") if isinstance(block, dict) else None
-                if image is not None and not (file.parent / image).is_file():
-                    yield image
+                if image is not None and image not in seen:
+                    seen.add(image)
+                    yield file.parent / image

@@ -60,9 +60,16 @@ def example_of(
     turns = tuple(
         Message(turn["role"], tuple(_parts(where, turn["content"], pictures))) for turn in messages
     )
-    answer = Message("assistant", (TextPart(choices[0] if choices else UNREAD),))
-    reference = choices[0] if choices else UNREAD
-    return Example(number, (*turns, answer), f"{where}:{number}", (reference,), tuple(choices))
+    return unanswered(where, number, turns, choices)
+
+
+def unanswered(
+    where: str, number: str, turns: Sequence[Message], choices: Sequence[str] = ()
+) -> Example:
+    """A conversation with an answer that nobody reads, as `example_of` and lm-eval's tasks ask."""
+    answer = choices[0] if choices else UNREAD
+    messages = (*turns, Message("assistant", (TextPart(answer),)))
+    return Example(number, messages, f"{where}:{number}", (answer,), tuple(choices))
 
 
 def _parts(where: str, content: Any, pictures: Pictures) -> list[Part]:

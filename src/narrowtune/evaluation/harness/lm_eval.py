@@ -10,8 +10,11 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from narrowtune.data.example import Example, Message, TextPart
 from narrowtune.errors import InputError, nearest
 from narrowtune.evaluation.harness.asked import Asked
+from narrowtune.evaluation.harness.conversations import unanswered
+from narrowtune.evaluation.harness.documents import Document, passages, wordings
 from narrowtune.evaluation.harness.failure import built
 from narrowtune.evaluation.harness.lengths import check_lengths
 from narrowtune.evaluation.harness.metric import Headline, headline
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
     from narrowtune.models.processing import Processing
 
+Clusters = Mapping[str, Mapping[str, str]]  # by task and document
 SEED = 1234  # lm-eval's own for few-shot examples
 LONGEST = 256  # tokens of an answer where neither task nor user says how many
 
@@ -41,6 +45,7 @@ def open_lm_eval(asked: Asked, processing: Processing) -> HarnessTask:
     chosen = _headline(asked, tasks)
     with built(asked):
         requests = [_requests(asked, processing, name, task) for name, task in tasks.items()]
+        documents = {name: _documents(asked, name, task) for name, task in tasks.items()}
     return HarnessTask(
         asked=asked,
         metric_name=chosen.name,
@@ -50,7 +55,8 @@ def open_lm_eval(asked: Asked, processing: Processing) -> HarnessTask:
             task.higher_is_better().get(chosen.metric, True) for task in tasks.values()
         ),
         sha256=digest_of(requests),
-        answer=partial(_answer, asked, processing, tasks, chosen),
+        answer=partial(_answer, asked, processing, tasks, chosen, _clusters(documents)),
+        asks=tuple(row for group in documents.values() for row in wordings(group)),
     )
 
 
@@ -204,14 +210,39 @@ def _requests(asked: Asked, processing: Processing, name: str, task: Any) -> Any
     ]
 
 
+def _documents(asked: Asked, name: str, task: Any) -> list[Document]:
+    """Every document that is asked, with its prompt; solved examples are no part of it."""
+    docs = {one.doc_id: one.doc for one in task.instances}
+    return [
+        Document.of(_unsolved(f"{asked.harness}:{name}", str(number), task, doc), doc)
+        for number, doc in docs.items()
+    ]
+
+
+def _unsolved(where: str, number: str, task: Any, doc: Any) -> Example:
+    prompt = task.doc_to_text(doc)  # of a text with a gap, the place of the right filling
+    words = prompt if isinstance(prompt, str) else ""
+    choices: Sequence[str] = ()
+    if task.OUTPUT_TYPE == "multiple_choice" and words:
+        given = [str(choice) for choice in task.doc_to_choice(doc)]
+        # Mere letters say nothing: what they stand for is in the prompt.
+        choices = given if any(len(choice.strip()) > 1 for choice in given) else ()
+    return unanswered(where, number, [Message("user", (TextPart(words),))], choices)
+
+
+def _clusters(documents: Mapping[str, Sequence[Document]]) -> Clusters:
+    return {
+        name: {one.example.id: shared for one, shared in zip(group, passages(group), strict=True)}
+        for name, group in documents.items()
+    }
+
+
 def in_template(
     processing: Processing,
     chat_history: Sequence[Mapping[str, str]],
     add_generation_prompt: bool = True,
 ) -> str:
     """A conversation as the model reads it; without the prompt the last turn is left open."""
-    from narrowtune.data.example import Message, TextPart
-
     turns = [Message(turn["role"], (TextPart(turn["content"]),)) for turn in chat_history]
     if add_generation_prompt:
         return processing.render(turns, add_generation_prompt=True)
@@ -223,6 +254,7 @@ def _answer(
     processing: Processing,
     tasks: Mapping[str, Any],
     chosen: Headline,
+    clusters: Clusters,
     model: nn.Module,
 ) -> Rows:
     """lm-eval's own run over the tasks, as one row per sample."""
@@ -247,7 +279,9 @@ def _answer(
     return [
         row
         for name, task in tasks.items()
-        for row in rows_of(task, found["samples"][name], chosen, several)
+        for row in rows_of(
+            task, found["samples"][name], chosen, name if several else "", clusters[name]
+        )
     ]
 
 

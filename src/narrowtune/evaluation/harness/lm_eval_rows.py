@@ -12,7 +12,11 @@ Sample = Mapping[str, Any]
 
 
 def rows_of(
-    task: Any, samples: Sequence[Sample], chosen: Headline, several: bool
+    task: Any,
+    samples: Sequence[Sample],
+    chosen: Headline,
+    prefix: str,
+    clusters: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     """One row per sample that has the metric, in the data's order.
 
@@ -20,7 +24,8 @@ def rows_of(
         task: The lm-eval task, which knows its choices.
         samples: As lm-eval logs them, once per filter.
         chosen: The metric and filter that are the score.
-        several: Whether ids must tell tasks apart.
+        prefix: Tells the ids of several tasks apart; empty for one.
+        clusters: What each document, by number, shares with others: its passage's digest, or "".
     """
     rows = []
     for sample in samples:
@@ -28,7 +33,9 @@ def rows_of(
         if not behind or chosen.metric not in sample:
             continue
         number = str(sample["doc_id"])
-        row: dict[str, Any] = {"id": f"{task.task_name}/{number}" if several else number}
+        row: dict[str, Any] = {"id": f"{prefix}/{number}" if prefix else number}
+        if clusters.get(number):
+            row["cluster"] = clusters[number]
         row |= _answer(task, sample, chosen.metric)
         row |= {"score": float(sample[chosen.metric]), "metrics": _metrics(sample)}
         rows.append(row)

@@ -13,9 +13,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from narrowtune.data.example import Example
 from narrowtune.errors import InputError, nearest
 from narrowtune.evaluation.harness.asked import Asked
 from narrowtune.evaluation.harness.conversations import Pictures, example_of
+from narrowtune.evaluation.harness.documents import Document, wordings
 from narrowtune.evaluation.harness.failure import built
 from narrowtune.evaluation.harness.lmms_eval_rows import Judged, headline_of, rows_of
 from narrowtune.evaluation.harness.metric import Headline
@@ -45,6 +47,7 @@ class Ready:
     until: tuple[str, ...]
     chosen: Headline
     sha256: str
+    asks: tuple[Example, ...]
 
 
 def open_lmms_eval(asked: Asked, processing: Processing) -> HarnessTask:
@@ -70,6 +73,7 @@ def open_lmms_eval(asked: Asked, processing: Processing) -> HarnessTask:
         higher_is_better=all(one.task.higher_is_better().get(chosen.metric, True) for one in ready),
         sha256=digest_of([[one.name, one.sha256] for one in ready]),
         answer=partial(_answer, ready, pictures),
+        asks=tuple(row for one in ready for row in one.asks),
     )
 
 
@@ -205,6 +209,12 @@ def _ready(asked: Asked, name: str, task: Any, processing: Processing, pictures:
         until=tuple(settings.get("until") or ()),
         chosen=chosen,
         sha256=digest_of([conversations, settings, [_target(task, one) for one in documents]]),
+        asks=wordings(
+            [
+                Document.of(*pair)
+                for pair in zip(examples, (doc for _, doc, _ in documents), strict=True)
+            ]
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING, Any
 
+from narrowtune.data.example import Example
 from narrowtune.errors import InputError
 from narrowtune.evaluation.harness.asked import HARNESSES, Asked
 from narrowtune.evaluation.harness.metric import Headline
@@ -32,6 +33,7 @@ class HarnessTask:
         sha256: Of every request to the model with its expected answer, images included: prompts,
             choices and generation settings. Other requests make another run.
         answer: One row per sample, as the harness judges a model's answers.
+        asks: What each sample asks, in all its wordings (`documents.wordings`).
     """
 
     asked: Asked
@@ -41,6 +43,7 @@ class HarnessTask:
     higher_is_better: bool
     sha256: str
     answer: Callable[[nn.Module], Rows]
+    asks: tuple[Example, ...]
 
     def score(self, model: nn.Module) -> TaskResult:
         """The model's score; its weights, modes, settings and random numbers stay as they are.
