@@ -21,12 +21,12 @@ def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:
         clusters: The cluster of each.
     """
     n, members = len(values), defaultdict(list)
+    if len(set(clusters)) == n:
+        return 1.0
     mean = math.fsum(values) / n
     for value, cluster in zip(values, clusters, strict=True):
         members[cluster].append(value - mean)
     groups = len(members)
-    if groups == n:
-        return 1.0
     full = math.fsum(len(one) ** 2 for one in members.values()) / n
     alone = math.fsum(x * x for one in members.values() for x in one) / (n * (n - 1))
     if groups < 2 or alone == 0.0:

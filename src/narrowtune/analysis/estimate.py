@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import mul
 from typing import Literal
 
 from narrowtune.record import Score
@@ -76,7 +77,7 @@ class Moments:
     def of(cls, values: Iterable[float]) -> Moments:
         """The moments of the given values."""
         listed = list(values)
-        return cls(len(listed), math.fsum(listed), math.fsum(x * x for x in listed))
+        return cls(len(listed), math.fsum(listed), math.fsum(map(mul, listed, listed)))
 
     @classmethod
     def of_score(cls, score: Score) -> Moments:

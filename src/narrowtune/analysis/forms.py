@@ -51,7 +51,12 @@ def form_of(answer: str) -> Form:
 
 def foreign(sample: Sample) -> bool:
     """Whether the answer's form is that of none of the sample's references."""
-    return form_of(sample.prediction) not in {form_of(one) for one in sample.references}
+    return _foreign(sample.prediction, sample.references)
+
+
+@lru_cache(maxsize=65536)
+def _foreign(answer: str, references: tuple[str, ...]) -> bool:
+    return form_of(answer) not in {form_of(one) for one in references}
 
 
 def begun(sample: Sample) -> bool:

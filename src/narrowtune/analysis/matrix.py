@@ -5,10 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from narrowtune.analysis.clusters import design_effect
 from narrowtune.analysis.estimate import Contrast, Estimate, Moments, average_change, average_score
-from narrowtune.analysis.samples import NO_SAMPLES, Point, Sample, Samples
+from narrowtune.analysis.samples import (
+    NO_SAMPLES,
+    Parts,
+    Point,
+    Sample,
+    Samples,
+    own_clusters,
+)
 from narrowtune.record import BASE, Record, Score
 
 BASE_POINT: Point = (BASE, BASE)
@@ -71,7 +79,25 @@ def held_out_names(record: Record) -> tuple[str, ...]:
 
 def score_table(record: Record) -> ScoreTable:
     """Scores by (arm, stage, task); the later row counts where a resumed run wrote two."""
-    return {(score.arm, score.stage, score.task): score for score in record.scores}
+    return _table(_Scores(record.scores))
+
+
+class _Scores:
+    """A record's scores, the same only as themselves: comparing them would take longer."""
+
+    def __init__(self, rows: tuple[Score, ...]) -> None:
+        self.rows = rows
+
+    def __hash__(self) -> int:
+        return id(self.rows)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Scores) and self.rows is other.rows
+
+
+@lru_cache(maxsize=256)  # asked for by every change; a repeated run has a hundred records
+def _table(scores: _Scores) -> ScoreTable:
+    return {(score.arm, score.stage, score.task): score for score in scores.rows}
 
 
 def contrast(
@@ -89,10 +115,10 @@ def contrast(
         return None
     if not new.higher_is_better:
         old, new, before, after = new, old, after, before
-    pairs = _agreeing(samples.paired(before, after, task), old, new)
-    if pairs is not None:
-        moved = paired_contrast(task, pairs, lambda sample: sample.part)
-        return replace(moved, value=new.value - old.value)
+    was, has = samples.parts(before, task), samples.parts(after, task)
+    if was is not None and has is not None and _comparable((was, old), (has, new)):
+        moved = {name: has.values[name] - part for name, part in was.values.items()}
+        return replace(_contrast(task, moved, was.clusters), value=new.value - old.value)
     return Contrast(new.value - old.value, (Moments.of_score(new), Moments.of_score(old)), task)
 
 
@@ -107,14 +133,24 @@ def agreeing_pairs(
     return _agreeing(samples.paired(BASE_POINT, point, task), old, new)
 
 
+def _comparable(*sides: tuple[Parts, Score]) -> bool:
+    """Whether two models answered the same samples, and the answers add up to their scores."""
+    (was, _), (has, _) = sides
+    return was.values.keys() == has.values.keys() and all(
+        _agrees(score, len(parts.values), parts.mean) for parts, score in sides
+    )
+
+
 def _agreeing(
     pairs: Sequence[tuple[Sample, Sample]] | None, old: Score, new: Score
 ) -> Sequence[tuple[Sample, Sample]] | None:
     if pairs is None or old.task_version != new.task_version:
         return None
-    parts = [(a.part, b.part) for a, b in pairs]
-    agree = _agrees(old, [a for a, _ in parts]) and _agrees(new, [b for _, b in parts])
-    return pairs if agree else None
+    agree = (
+        _agrees(score, len(pairs), sum(pair[side].part for pair in pairs) / len(pairs))
+        for side, score in enumerate((old, new))
+    )
+    return pairs if all(agree) else None
 
 
 def paired_contrast(
@@ -127,14 +163,17 @@ def paired_contrast(
 
 def contrast_of(task: str, differences: Mapping[str, float], clusters: Sequence[str]) -> Contrast:
     """The mean of paired differences by sample id, with the cluster of each; empty: its own."""
-    own = tuple(cluster or f"#{number}" for number, cluster in enumerate(clusters))
+    return _contrast(task, dict(differences), own_clusters(clusters))
+
+
+def _contrast(task: str, differences: Mapping[str, float], own: tuple[str, ...]) -> Contrast:
     values = list(differences.values())
     return Contrast(
         math.fsum(values) / len(values),
         (Moments.of(values),),
         task,
         design_effect(values, own),
-        dict(differences),
+        differences,
         own,
     )
 
@@ -179,5 +218,5 @@ def _cell(table: ScoreTable, samples: Samples, stage: str, score: Score) -> Cell
     return Cell(stage, score.task, score, single, change)
 
 
-def _agrees(score: Score, values: list[float]) -> bool:
-    return len(values) == score.n and abs(sum(values) / len(values) - score.value) < 1e-6
+def _agrees(score: Score, n: int, mean: float) -> bool:
+    return n == score.n and abs(mean - score.value) < 1e-6

@@ -82,7 +82,8 @@ def _task_over_samples(group: Sequence[Contrast], weight: float) -> tuple[float,
     """One task's: of each sample's mean difference over the runs, where they are all at hand."""
     ids = group[0].differences.keys()
     if ids and all(one.differences.keys() == ids for one in group):
-        means = [fmean(one.differences[name] for one in group) for name in ids]
+        columns = [[one.differences[name] for name in ids] for one in group]
+        means = [fmean(row) for row in zip(*columns, strict=True)]
         # Of the means, not of a single run: averaging over runs takes out what runs differ in, and
         # what a cluster has in common stays.
         effect = design_effect(means, group[0].clusters or tuple(ids))

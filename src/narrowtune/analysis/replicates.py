@@ -96,14 +96,14 @@ def pool(runs: Runs, arm: str) -> PooledArm:
     after = {skill: _held_out(done, arm, skill, _skill(skill)) for skill in skills}
     places = range(len(skills))
     stages = [_held_out(done, arm, str(place + 1), _place(place)) for place in places]
-    learned = {skill: _pooled(done, arm, _only(learning_steps, skill)) for skill in skills}
+    learned = {skill: pooled(done, arm, _only(learning_steps, skill)) for skill in skills}
     return PooledArm(
         arm=arm,
         runs=len(done),
-        learning=_pooled(done, arm, learning_steps),
-        forgetting=_pooled(done, arm, forgetting_steps),
-        from_best=_pooled(done, arm, from_best_steps),
-        overall=_pooled(done, arm, overall_steps),
+        learning=pooled(done, arm, learning_steps),
+        forgetting=pooled(done, arm, forgetting_steps),
+        from_best=pooled(done, arm, from_best_steps),
+        overall=pooled(done, arm, overall_steps),
         held_out=_held_out(done, arm, "end", _place(-1)),
         held_out_worst=_held_out(done, arm, "worst", lambda record: worst_stage(record, arm)),
         learning_by_skill={skill: one for skill, one in learned.items() if one is not None},
@@ -121,13 +121,12 @@ def pool_all(runs: Runs) -> tuple[PooledArm, ...]:
 
 def compare_pooled(runs: Runs, arm: str, other: str) -> Comparison:
     """How much more `arm` learned and kept than `other`, replicate by replicate, at the end."""
-    both = [run for run in finished(runs, arm) if run in finished(runs, other)]
-
+    both = finished(finished(runs, arm), other)
     return Comparison(
         arm,
         other,
-        _pooled(both, arm, lambda record, arm: learned_more_steps(record, arm, other)),
-        _pooled(both, arm, lambda record, arm: kept_more_steps(record, arm, other)),
+        pooled(both, arm, lambda record, arm: learned_more_steps(record, arm, other)),
+        pooled(both, arm, lambda record, arm: kept_more_steps(record, arm, other)),
     )
 
 
@@ -145,16 +144,20 @@ def finished(runs: Runs, arm: str) -> list[Run]:
     return [run for run in runs if _is_finished(run.record, arm)]
 
 
-def seed_spread(runs: Runs, arm: str) -> float | None:
-    """How far the final held-out change moves between seeds of the same order.
+def at_end_steps(record: Record, arm: str) -> list[Step]:
+    """Every held-out task from base to after the last stage."""
+    return held_out_steps(record, arm, stage_names(record)[-1])
+
+
+def seed_spread(runs: Runs, arm: str, steps: Steps = at_end_steps) -> float | None:
+    """How far the mean over some steps, the final held-out change, moves between seeds of an order.
 
     Its standard deviation around the order's mean: the noise of training again. None where no
     order has two seeds.
     """
     ends: list[tuple[int, float]] = []
     for run in runs:
-        steps = held_out_steps(run.record, arm, stage_names(run.record)[-1])
-        found = contrasts_over(run.record, run.samples, steps)
+        found = contrasts_over(run.record, run.samples, steps(run.record, arm))
         if found:
             ends.append((run.order, fmean(one.value for one in found)))
     if len({order for order, _ in ends}) == len(ends):
@@ -169,7 +172,8 @@ def _is_finished(record: Record, arm: str) -> bool:
     return all((arm, stage, task) in table for stage in stages for task in tasks)
 
 
-def _pooled(runs: Runs, arm: str, steps: Steps) -> Estimate | None:
+def pooled(runs: Runs, arm: str, steps: Steps) -> Estimate | None:
+    """The mean change over an arm's steps and over runs; None where no run has them."""
     return pooled_change(
         [contrasts_over(run.record, run.samples, steps(run.record, arm)) for run in runs],
         [run.order for run in runs],
@@ -189,7 +193,7 @@ def _held_out(runs: Runs, arm: str, name: str, stage: Stage) -> HeldOutChange | 
         where = stage(record)
         return [] if where is None else held_out_steps(record, arm, where)
 
-    mean = _pooled(runs, arm, steps)
+    mean = pooled(runs, arm, steps)
     return None if mean is None else HeldOutChange(name, mean, mean.times(mean.tasks))
 
 

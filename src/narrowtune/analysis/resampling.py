@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,9 @@ from numpy.typing import NDArray
 DRAWS = 4000
 SEED = 20251008
 """Fixed: the same record gives the same interval."""
+
+LARGEST_KEPT = 1000
+"""Samples whose draws are kept: 32 such sets of 4,000 take 256 MB."""
 
 Array = NDArray[np.float64]
 
@@ -36,14 +41,27 @@ def resampled_means(
     Returns:
         The means `[quantities]` and the resampled means `[draws, quantities]`.
     """
+    plain = [of_run(values.mean(axis=0)).mean(axis=0) for values, _ in tasks]
+    return np.mean(plain, axis=0), np.mean(resampled(tasks, orders, draws, of_run), axis=0)
+
+
+def resampled(
+    tasks: Sequence[tuple[Array, Sequence[str]]],
+    orders: Sequence[int],
+    draws: int = DRAWS,
+    of_run: Callable[[Array], Array] = lambda means: means,
+) -> list[Array]:
+    """For each task the resampled means `[draws, quantities]`; draw by draw the same runs.
+
+    The arguments are those of `resampled_means`; here tasks may differ in their quantities.
+    """
     chance = np.random.default_rng(SEED)
     over_runs = _weights_of_runs(orders, chance, draws)  # [draws, runs]
-    plain, moved = [], []
+    moved = []
     for values, clusters in tasks:
         per_run = _by_clusters(values, clusters, chance, draws)  # [draws, runs, quantities]
         moved.append(np.einsum("dr,drq->dq", over_runs, of_run(per_run)))
-        plain.append(of_run(values.mean(axis=0)).mean(axis=0))
-    return np.mean(plain, axis=0), np.mean(moved, axis=0)
+    return moved
 
 
 def percentile_interval(moved: Array) -> tuple[float, float]:
@@ -53,8 +71,28 @@ def percentile_interval(moved: Array) -> tuple[float, float]:
 
 
 def drawn(size: int, chance: np.random.Generator, draws: int) -> Array:
-    """How often each of `size` things is drawn when as many are, with replacement."""
-    return chance.multinomial(size, np.full(size, 1 / size), size=draws).astype(float)
+    """How often each of `size` things is drawn when as many are, with replacement.
+
+    Every interval draws from `SEED` on, mostly for as many samples: the same draws are made once.
+    """
+    if size > LARGEST_KEPT:
+        return _counts(size, chance, draws).astype(float)
+    found, after = _kept(size, draws, json.dumps(chance.bit_generator.state))
+    chance.bit_generator.state = json.loads(after)
+    return found.astype(float)
+
+
+@lru_cache(maxsize=32)
+def _kept(size: int, draws: int, state: str) -> tuple[NDArray[np.integer], str]:
+    """What a generator in that state draws, and its state thereafter."""
+    chance = np.random.default_rng()
+    chance.bit_generator.state = json.loads(state)
+    found = _counts(size, chance, draws).astype(np.min_scalar_type(size))
+    return found, json.dumps(chance.bit_generator.state)
+
+
+def _counts(size: int, chance: np.random.Generator, draws: int) -> NDArray[np.integer]:
+    return chance.multinomial(size, np.full(size, 1 / size), size=draws)
 
 
 def _weights_of_runs(orders: Sequence[int], chance: np.random.Generator, draws: int) -> Array:
@@ -77,5 +115,5 @@ def _by_clusters(
     np.add.at(sums, place, values)
     weights = drawn(groups, chance, draws)
     sizes = weights @ np.bincount(place).astype(float)
-    found: Array = np.einsum("dg,grq->drq", weights, sums) / sizes[:, None, None]
-    return found
+    found: Array = (weights @ sums.reshape(groups, -1)) / sizes[:, None]
+    return found.reshape(draws, *values.shape[1:])
