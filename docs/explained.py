@@ -51,10 +51,10 @@ def _fair(analysis: Analysis) -> list[str]:
 
 
 def _by(analysis: Analysis, key: str, chosen: Callable[[dict[str, Any]], bool]) -> str:
-    ways = _fair(analysis)
+    ways, shares = _fair(analysis), _shares(analysis)
     heads = ["arm", {"stage": "after", "task": "task"}[key], "lost"]
     for way in ways:
-        heads += [f"{way}: back", "left"]
+        heads += [f"{way}: back", "left", *shares]
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for row in filter(chosen, analysis["findings"]):
         rows.setdefault((row["arm"], row[key]), {})[row["correction"]] = row
@@ -62,15 +62,33 @@ def _by(analysis: Analysis, key: str, chosen: Callable[[dict[str, Any]], bool]) 
     for (arm, name), by_way in rows.items():
         cells = [arm, name, change(next(iter(by_way.values()))["lost"])]
         for way in ways:
-            found = by_way.get(way)
-            harmed = " †" if found and found["harms_base"] else ""
-            cells += (
-                [change(found["recovered"]) + harmed, change(found["not_recovered"])]
-                if found
-                else ["-", "-"]
-            )
+            cells += _cells(by_way[way], shares) if way in by_way else ["-"] * (2 + len(shares))
         lines.append(cells)
     return table(heads, lines)
+
+
+def _shares(analysis: Analysis) -> dict[str, str | None]:
+    """Further columns by their heads: where the shares are found; analyses of old have none."""
+    found = analysis["findings"]
+    columns: dict[str, str | None] = {}
+    if any(row.get("share_interval") for row in found):
+        columns["share"] = None
+    if any(row.get("above") for row in found):
+        columns["share above guessing"] = "above"
+    return columns
+
+
+def _cells(found: dict[str, Any], shares: dict[str, str | None]) -> list[str]:
+    harmed = " †" if found["harms_base"] else ""
+    cells = [change(found["recovered"]) + harmed, change(found["not_recovered"])]
+    return cells + [_share(found if key is None else found[key]) for key in shares.values()]
+
+
+def _share(found: dict[str, Any] | None) -> str:
+    if not found or found["share"] is None:
+        return "-"
+    low, high = (f"{100 * end:.0f}" for end in found["share_interval"])
+    return f"{100 * found['share']:.0f} % [{low}, {high}]"
 
 
 def _z(reading: dict[str, float]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from statistics import NormalDist
 
 import pytest
@@ -79,16 +81,60 @@ def test_tasks_and_runs_weigh_alike() -> None:
     assert explained("offsets", []) is None
 
 
+def guessing(given: Rows, *values: float) -> Rows:
+    """The rows with what each puts into the score of shuffled answers."""
+    pairs = zip(given.items(), values * len(given), strict=False)
+    return {name: replace(row, guess=value) for (name, row), value in pairs}
+
+
+def test_above_guessing_every_score_is_lowered_by_its_own() -> None:
+    """0.8, 0.3, 0.9 and 0.7 as scored; half of what the tuned model gets corrected is luck."""
+    quartet = Quartet(
+        "charts",
+        base=guessing(rows("1111111100"), 0.2),
+        base_corrected=guessing(rows("1111111110"), 0.1, 0.3),
+        tuned=[guessing(rows("1110000000"), 0.0)],
+        tuned_corrected=[guessing(rows("1111110100"), 0.35)],
+    )
+    one = explained("offsets", [[quartet]])
+    assert one is not None and one.above is not None and one.guesses is not None
+    assert one.lost.value == pytest.approx(0.5)
+    assert one.above.lost.value == pytest.approx((0.8 - 0.2) - 0.3)
+    assert one.above.not_recovered.value == pytest.approx((0.9 - 0.2) - (0.7 - 0.35))
+    assert one.above.recovered.value == pytest.approx(0.3 - 0.35)
+    assert one.guesses.base_corrected == pytest.approx(0.2)
+    assert one.guesses.tuned == 0
+    unknown = replace(quartet, tuned=[rows("1110000000")])
+    old = explained("offsets", [[unknown]])
+    assert old is not None and old.above is None and old.guesses is None
+
+
+def test_the_share_has_an_interval_where_something_was_clearly_lost() -> None:
+    draw = random.Random(3)
+    base = rows("1" * 200)
+    lost = "".join(draw.choice("01") for _ in range(200))
+    half = "".join("1" if one == "1" or draw.random() < 0.5 else "0" for one in lost)
+    one = explained("offsets", [[Quartet("t", base, base, [rows(lost)], [rows(half)])]])
+    assert one is not None and one.share is not None and one.share_interval is not None
+    low, high = one.share_interval
+    wide = 1.96 * (one.share * (1 - one.share) / (200 * one.lost.value)) ** 0.5
+    assert (low, high) == pytest.approx((one.share - wide, one.share + wide), abs=0.03)
+    everything = explained("offsets", [[Quartet("t", base, base, [rows(lost)], [base])]])
+    assert everything is not None and everything.share_interval == pytest.approx((1, 1))
+    nothing = explained("offsets", [[Quartet("t", base, base, [base], [base])]])
+    assert nothing is not None and nothing.share_interval is None
+
+
 def answers(pairs: list[tuple[str, str]]) -> Rows:
     return {
-        str(i): Sample(str(i), said, (right,), float(said == right))
+        str(i): Sample(str(i), said, (right,), float(said == right), said=said)
         for i, (right, said) in enumerate(pairs)
     }
 
 
 def test_d_prime_and_criterion_by_hand() -> None:
     """8 of 10 yeses found, 3 false alarms in 10: with half an answer added, 8.5/11 and 3.5/11."""
-    pairs = [("yes", "yes")] * 8 + [("yes", "no")] * 2 + [("no", "Yes.")] * 3 + [("no", "no")] * 7
+    pairs = [("yes", "yes")] * 8 + [("yes", "no")] * 2 + [("no", "yes")] * 3 + [("no", "no")] * 7
     found = detection([answers(pairs)])
     assert found is not None
     z = NormalDist().inv_cdf
@@ -130,8 +176,11 @@ def test_runs_that_lean_both_ways_are_not_taken_for_unable() -> None:
 
 
 def test_answers_that_are_neither_are_counted_apart() -> None:
-    found = detection([answers([("yes", "7"), ("no", "7"), ("yes", "yes"), ("no", "no")])])
+    pairs = [("yes", "neither"), ("no", "neither"), ("yes", "yes"), ("no", "no")]
+    found = detection([answers(pairs)])
     assert found is not None
     assert found.neither == 0.5
+    unread = {name: replace(one, said="") for name, one in answers(pairs).items()}
+    assert detection([unread]) is None, "what the metric read in them was not recorded"
     assert detection([answers([("yes", "yes")])]) is None
     assert detection([]) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from hypothesis import given
@@ -71,16 +72,37 @@ def test_instructions_by_metric_and_by_answers() -> None:
     st.lists(st.sampled_from(["", "a", "b", "c", "d"]), min_size=1, max_size=60), st.integers(1, 40)
 )
 def test_no_cluster_is_torn_and_no_row_lost(clusters: list[str], first: int) -> None:
-    one, other = split_clusters(clusters, first)
+    one, other = split_clusters(numbered(clusters), clusters, first)
     assert sorted((*one, *other)) == list(range(len(clusters)))
     named = [{clusters[place] for place in part} - {""} for part in (one, other)]
     assert not named[0] & named[1]
     assert other
 
 
-def test_about_as_many_as_asked_spread_over_the_file() -> None:
-    one, _ = split_clusters([""] * 120, 32)
-    assert len(one) == 32
-    assert one[0] < 5 and one[-1] > 110
-    assert split_clusters([""] * 10, 32)[0] == (0, 2, 4, 6, 8)
-    assert split_clusters(["same"] * 10, 4) == ((), tuple(range(10)))
+def test_about_as_many_as_asked_and_half_at_most() -> None:
+    assert len(split_clusters(numbered([""] * 120), [""] * 120, 32)[0]) == 32
+    assert len(split_clusters(numbered([""] * 10), [""] * 10, 32)[0]) == 5
+    assert split_clusters(numbered(["same"] * 10), ["same"] * 10, 4) == ((), tuple(range(10)))
+
+
+def test_classes_in_turn_are_all_among_the_rows_set_apart() -> None:
+    """Every fourth row of these is of one class: an even stride would see no other."""
+    ids = numbered([""] * 128)
+    chosen, _ = split_clusters(ids, [""] * 128, 32)
+    by_class = Counter(place % 4 for place in chosen)
+    assert min(by_class[one] for one in range(4)) >= 3
+    grouped = [f"image {place // 2}" for place in range(128)]  # classes change with the image
+    chosen, _ = split_clusters(ids, grouped, 32)
+    assert {place // 2 % 4 for place in chosen} == {0, 1, 2, 3}
+
+
+def test_the_same_rows_are_set_apart_in_any_order_and_on_any_machine() -> None:
+    ids = numbered([""] * 12)
+    chosen = {ids[place] for place in split_clusters(ids, [""] * 12, 4)[0]}
+    back = [*reversed(ids)]
+    assert {back[place] for place in split_clusters(back, [""] * 12, 4)[0]} == chosen
+    assert chosen == {"4", "5", "9", "12"}
+
+
+def numbered(clusters: list[str]) -> list[str]:
+    return [str(number) for number in range(1, len(clusters) + 1)]

@@ -52,12 +52,24 @@ def test_what_the_base_never_says_is_pushed_away_within_bounds() -> None:
     assert -LARGEST <= offset < -5
 
 
+def test_an_offset_that_would_have_to_be_larger_is_named() -> None:
+    """From 1e-7 the bound brings a class to 0.25, where the base has 0.5."""
+    classes = (TokenClass("a", (0,)), TokenClass("b", (1,)))
+    positions = Positions(torch.tensor([0, 0]), torch.tensor([True, False]))
+    base = {"a": torch.tensor([0.5, 0.5]), "b": torch.tensor([0.0, 0.0])}
+    tuned = {"a": torch.tensor([1e-7, 0.5]), "b": torch.tensor([0.0, 0.9e-9])}
+    found, short = token_offsets(classes, positions, (base, tuned), 3)
+    assert short == ("a (first token)",), "nothing is missed where b is pushed away"
+    assert found.first[0] == pytest.approx(LARGEST)
+
+
 def test_first_and_later_tokens_have_offsets_of_their_own() -> None:
     classes = (TokenClass("a", (0, 2)), TokenClass("b", (3,)))
     positions = Positions(torch.tensor([0, 0, 1]), torch.tensor([True, False, True]))
     base = {"a": torch.tensor([0.5, 0.2, 0.5]), "b": torch.tensor([0.1, 0.2, 0.1])}
     tuned = {"a": torch.tensor([0.1, 0.2, 0.1]), "b": torch.tensor([0.5, 0.2, 0.5])}
-    found = token_offsets(classes, positions, (base, tuned), 5)
+    found, short = token_offsets(classes, positions, (base, tuned), 5)
+    assert short == ()
     assert found.later.tolist() == pytest.approx([0.0] * 5, abs=1e-6)
     up, down = math.log(5), math.log(0.2)  # the rest keeps its 0.4
     assert found.first.tolist() == pytest.approx([up, 0, up, down, 0], abs=1e-4)
@@ -92,7 +104,7 @@ def test_on_a_real_model_the_corrected_shares_are_the_bases(
     places = reference.positions
     before = reference.compare(base, classes)[0].masses
     after = reference.compare(drifted, classes)[0].masses
-    found = token_offsets(classes, places, (before, after), reference.vocabulary)
+    found, _ = token_offsets(classes, places, (before, after), reference.vocabulary)
     logits = torch.cat(list(reference._expected(drifted)))
     corrected = found.at(logits, places.first).softmax(-1)
     for one in classes:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from narrowtune.analysis.estimate import Estimate
-from narrowtune.analysis.explaining import Explained
+from narrowtune.analysis.explaining import Explained, Guesses
 from narrowtune.record.explanation import Corrected, Explanation
 from narrowtune.report.explained_page import loss_bars
-from narrowtune.report.explaining import ALL, Finding, print_explanation
+from narrowtune.report.explaining import ALL, Finding, print_explanation, share_back
 
 
 def estimate(value: float, reach: float = 0.05) -> Estimate:
@@ -20,9 +21,12 @@ def estimate(value: float, reach: float = 0.05) -> Estimate:
 
 def finding(stage: str, task: str, back: float, left: float, base: float = 0.0) -> Finding:
     found = Explained(
-        "offsets", estimate(back + left), estimate(back), estimate(left), estimate(base)
+        "offsets", estimate(back + left), estimate(back), estimate(left), estimate(base), (0.7, 0.8)
     )
-    return Finding("gate-up", stage, task, 1, found)
+    lower = [estimate(value) for value in (0.2, 0.1, 0.1, base)]
+    above = Explained("offsets", *lower, (-0.05, 1.1))
+    guesses = Guesses(0.2, 0.2, 0.0, 0.2)
+    return Finding("gate-up", stage, task, 1, replace(found, above=above, guesses=guesses))
 
 
 def test_a_bar_is_made_of_what_comes_back_and_what_is_left() -> None:
@@ -58,6 +62,23 @@ def test_the_tables_fit_a_terminal_and_mark_what_proves_nothing(
     assert "gate-up: mean over held-out tasks" in shown
     assert "-40.0* †" in shown
     assert "+30.0*" in shown
+    assert "share of lost" in shown and "75 % [70, 80]" in shown
+    assert "guessing" in shown and "50 % [-5, 110]" in shown
     assert "charts: no examples: too long" in shown
     assert "arc: left out" in shown
     assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_as_json_the_shares_stand_beside_what_they_are_shares_of() -> None:
+    row = finding("counting", ALL, 0.3, 0.1).to_dict()
+    assert row["share"] == pytest.approx(0.75)
+    assert row["above"]["share"] == pytest.approx(0.5)
+    assert row["guesses"]["base_corrected"] == 0.2
+    old = Finding("a", "s", ALL, 1, replace(finding("s", ALL, 0.3, 0.1).found, above=None))
+    assert old.to_dict()["above"] is None
+    json.dumps(row)
+
+
+def test_nothing_clearly_lost_has_no_share() -> None:
+    none = Explained("offsets", *[estimate(0.01)] * 4)
+    assert share_back(none) == "-"

@@ -19,8 +19,9 @@ from narrowtune.record.explanation import CORRECTIONS, PLAIN, answers_path, read
 from narrowtune.report import write_html
 from narrowtune.report.explaining import ALL, Answers, detections, findings
 from narrowtune.runner import Observer, Options, plan, run
-from narrowtune.runner.corrections import Trial, prepare_ways
-from narrowtune.runner.explain import Wanted, explain
+from narrowtune.runner.chains import Wanted
+from narrowtune.runner.corrections import Trial, prepare_ways, split_task
+from narrowtune.runner.explain import explain
 
 HELD_OUT = ("charts", "existence")
 
@@ -102,7 +103,7 @@ def test_plain_answers_are_the_recorded_ones_and_calibration_rows_are_not_scored
     recorded = run_folder / "predictions" / "language" / "counting" / "charts.jsonl"
     known = {row["id"]: row for row in map(json.loads, recorded.read_text().splitlines())}
     rows = rows_of(done, model, PLAIN, "charts")
-    assert all(known[row["id"]] == row for row in rows)
+    assert all(known[row["id"]] | {"guess": row["guess"]} == row for row in rows)
     (about,) = (one for one in read_explanation(done).tasks if one.task == "charts")
     assert (about.calibration, about.scored) == (6, 10)
     assert len(rows) == 10
@@ -133,6 +134,10 @@ def test_findings_add_up_and_pool_both_orders(home: Path, done: Path) -> None:
         one = row.found
         assert (row.arm, row.stage, row.runs) == ("language", "counting", 2)
         assert one.lost.value == pytest.approx(one.recovered.value + one.not_recovered.value)
+        assert one.above is not None and one.guesses is not None
+        off = one.guesses.base - one.guesses.tuned
+        assert one.above.lost.value == pytest.approx(one.lost.value - off)
+        assert (one.share is None) == (one.share_interval is None)
     assert whole["offsets"].found.base_change.value == 0
     told = detections(answers)
     assert {(one.arm, one.correction) for one in told} >= {(BASE, PLAIN), ("language", "offsets")}
@@ -180,6 +185,7 @@ def test_the_page_shows_it_where_it_was_asked(home: Path, done: Path) -> None:
     assert "What was lost, and what only hidden" in page
     assert "language, counting" in page
     assert "its choices are all that can be answered" in page
+    assert "above guessing" in page and "Share back" in page
     alone = home / "out" / "order-1" / "seed-0"
     without = write_html(read_record(alone), alone / "report.html").read_text()
     assert "What was lost, and what only hidden" not in without
@@ -191,9 +197,11 @@ def test_the_command_finds_the_data_and_prints_tables_and_json(home: Path, done:
     assert shown.exit_code == 0, shown.output
     assert "language: mean over held-out tasks" in shown.stdout
     assert "existence: yes and no told apart" in shown.stdout
+    assert "Above guessing" in shown.stdout
     raw = CliRunner().invoke(app, [*asked, "--device", "cpu", "--json"])
     said = json.loads(raw.stdout)
     assert {row["correction"] for row in said["findings"]} == set(CORRECTIONS)
+    assert all(row["above"]["lost"].keys() == row["lost"].keys() for row in said["findings"])
     assert said["yes_no"][0]["found"]["discrimination"].keys() == {"value", "low", "high"}
 
 
@@ -225,8 +233,8 @@ def test_what_cannot_be_split_or_chosen_from_is_said(home: Path, done: Path) -> 
     resolved = resolve(home)
     (charts,) = (task.prepared for task in resolved.tasks if task.name == "charts")
     with pytest.raises(InputError, match="it has one row, so none can be set apart"):
-        prepare_ways("one", charts.again(charts.examples[:1]), {}, (), Trial())
+        split_task("one", charts.again(charts.examples[:1]), 32)
     same = [row for row in charts.examples if row.references == charts.examples[0].references]
     alike = [*same, replace(same[0], id="again")]
-    ways = prepare_ways("alike", charts.again(alike), {}, (), Trial(["answer-space"]))
+    ways = prepare_ways(split_task("alike", charts.again(alike), 32), {}, (), ["answer-space"])
     assert "is right in every row" in ways.about.unavailable["answer-space"]

@@ -50,9 +50,10 @@ class Detection:
 def detection(
     runs: Sequence[Mapping[str, Sample]], orders: Sequence[int] | None = None
 ) -> Detection | None:
-    """The mean over runs that answered the same samples; None where yes or no is never right.
+    """The mean over runs that answered the same samples.
 
-    Intervals by bootstrap over samples (their clusters) and runs.
+    None where yes or no is never right, or where it was not recorded what the task's metric reads
+    in the answers. Intervals by bootstrap over samples (their clusters) and runs.
     """
     import numpy as np
 
@@ -60,9 +61,9 @@ def detection(
 
     first = list(runs[0].values()) if runs else []
     right = [one.references[0].strip().lower().startswith("yes") for one in first]
-    if not any(right) or all(right):
+    said = np.array([[run[one.id].said for run in runs] for one in first])
+    if not any(right) or all(right) or not said.all():
         return None
-    said = np.array([[_word(run[one.id]) for run in runs] for one in first])
     yes, true = (said == "yes").astype(float), np.repeat(np.array(right)[:, None], len(runs), 1)
     values = np.stack([yes * true, true, yes * ~true, ~true], axis=-1).astype(float)
     clusters = [one.cluster or f"#{place}" for place, one in enumerate(first)]
@@ -73,7 +74,7 @@ def detection(
         Reading(float(at), *percentile_interval(draws))
         for at, draws in zip(plain, moved.T, strict=True)
     )
-    neither = float((said == "").mean())
+    neither = float((said == "neither").mean())
     return Detection(d_prime, criterion, float(yes.mean()), neither, len(first) * len(runs))
 
 
@@ -87,8 +88,3 @@ def _signal(shares: Array, samples: int) -> Array:
     alarm = norm.ppf((alarms + 0.5) / (no_right + 1))
     found: Array = np.stack([hit - alarm, -(hit + alarm) / 2], axis=-1)
     return found
-
-
-def _word(sample: Sample) -> str:
-    word = sample.prediction.strip().lower().rstrip(".,!")
-    return word if word in ("yes", "no") else ""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from narrowtune.analysis.estimate import Contrast, Estimate
 from narrowtune.analysis.matrix import contrasts_over, stage_names
 from narrowtune.analysis.pooling import pooled_change
 from narrowtune.analysis.replicates import Run, Runs, finished
+from narrowtune.analysis.shares import share_interval
 from narrowtune.analysis.steps import held_out_steps
-
-if TYPE_CHECKING:
-    from narrowtune.analysis.resampling import Array
 
 
 @dataclass(frozen=True)
@@ -64,8 +60,8 @@ def _recovery(runs: Runs, arm: str, stage: str) -> Recovery | None:
     drop, regained = pooled_change(falls, orders), pooled_change(rises, orders)
     if drop is None or regained is None or drop.verdict != "worse":
         return None
-    low, high = _interval(runs, falls, rises)
-    return Recovery(stage, drop, regained, regained.value / -drop.value, low, high)
+    low, high = share_interval(rises, falls, orders)  # of a fall: the other way round
+    return Recovery(stage, drop, regained, regained.value / -drop.value, -high, -low)
 
 
 def _fall(run: Run, arm: str, stage: str) -> list[Contrast]:
@@ -82,35 +78,3 @@ def _rise(run: Run, arm: str, stage: str) -> list[Contrast]:
     return contrasts_over(
         run.record, run.samples, held_out_steps(run.record, arm, end, since=stage)
     )
-
-
-def _interval(
-    runs: Runs, falls: list[list[Contrast]], rises: list[list[Contrast]]
-) -> tuple[float, float]:
-    """Unbounded where the answers themselves are not at hand."""
-    if not all(one.differences for run in (*falls, *rises) for one in run):
-        return -math.inf, math.inf
-    import numpy as np
-
-    from narrowtune.analysis.resampling import percentile_interval, resampled_means
-
-    tasks = []
-    for number, one in enumerate(falls[0]):
-        ids = list(one.differences)
-        parts = [(fall[number], rise[number]) for fall, rise in zip(falls, rises, strict=True)]
-        tasks.append((_stack(parts, ids), _clusters(runs[0], one.task, ids)))
-    _, moved = resampled_means(tasks, [run.order for run in runs])
-    return percentile_interval(moved[:, 1] / -np.minimum(moved[:, 0], -1e-9))
-
-
-def _stack(parts: list[tuple[Contrast, Contrast]], ids: list[str]) -> Array:
-    """`[samples, runs, 2]`: the fall and the rise of each sample's score in each run."""
-    import numpy as np
-
-    columns = [[[pair[k].differences[i] for k in (0, 1)] for i in ids] for pair in parts]
-    return np.asarray(columns, dtype=float).transpose(1, 0, 2)
-
-
-def _clusters(run: Run, task: str, ids: list[str]) -> list[str]:
-    rows = next(rows for key, rows in run.samples.rows.items() if key[2] == task)
-    return [rows[name].cluster or f"#{place}" for place, name in enumerate(ids)]

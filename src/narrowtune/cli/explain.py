@@ -67,8 +67,9 @@ def explain_command(
     from narrowtune.record import read_record
     from narrowtune.record.explanation import CORRECTIONS
     from narrowtune.runner import plan
+    from narrowtune.runner.chains import Wanted
     from narrowtune.runner.corrections import Trial
-    from narrowtune.runner.explain import Wanted, explain
+    from narrowtune.runner.explain import explain
 
     record = read_record(run)
     names = [one.value for one in correction or ()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -58,22 +59,27 @@ def worked_examples(examples: Sequence[Example], count: int = 2) -> tuple[Exampl
     return tuple([*chosen, *(row for row in examples if row not in chosen)][:count])
 
 
-def split_clusters(clusters: Sequence[str], first: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Places of about `first` samples, spread evenly over the file, and of all others.
+def split_clusters(
+    ids: Sequence[str], clusters: Sequence[str], first: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Places of about `first` samples, and of all others.
 
     Samples of one cluster stay together, and at most half of the clusters go into the first part.
+    Which ones is drawn by a hash of their names: the order of the file, which may go through its
+    classes in turn, makes no difference, and every machine draws the same.
 
     Args:
+        ids: Of the samples; they differ.
         clusters: What each sample shares with others; empty where it shares nothing.
         first: How many samples the first part is to have.
     """
     groups: dict[str, list[int]] = {}
-    for place, cluster in enumerate(clusters):
-        groups.setdefault(cluster or f"#{place}", []).append(place)
-    listed = list(groups.values())
-    wanted = min(max(round(first * len(listed) / max(len(clusters), 1)), 1), len(listed) // 2)
-    chosen = {number * len(listed) // wanted for number in range(wanted)} if wanted else set()
+    for place, (name, cluster) in enumerate(zip(ids, clusters, strict=True)):
+        groups.setdefault(f"cluster {cluster}" if cluster else f"sample {name}", []).append(place)
+    wanted = min(max(round(first * len(groups) / max(len(ids), 1)), 1), len(groups) // 2)
+    drawn = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).digest())
+    chosen = {place for group in drawn[:wanted] for place in groups[group]}
     parts: tuple[list[int], list[int]] = ([], [])
-    for number, places in enumerate(listed):
-        parts[number not in chosen].extend(places)
-    return tuple(sorted(parts[0])), tuple(sorted(parts[1]))
+    for place in range(len(ids)):
+        parts[place not in chosen].append(place)
+    return tuple(parts[0]), tuple(parts[1])

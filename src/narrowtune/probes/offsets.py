@@ -24,6 +24,9 @@ from narrowtune.probes.reference import Positions
 LARGEST = 15.0
 """Nats; a class that the base never uses would else be pushed away without end."""
 
+MISSED = 0.001
+"""Mean probability; an offset at its bound counts as too small where it leaves so much."""
+
 Array = NDArray[np.float64]
 
 
@@ -57,13 +60,11 @@ def class_offsets(base: Array, tuned: Array) -> Array:
         return np.zeros(base.shape[1])
     tiny = np.finfo(np.float64).tiny
     logs = np.log(np.maximum(_with_rest(tuned), tiny))
-    target = _with_rest(base).mean(axis=0)[:-1]
+    target = base.mean(axis=0)
 
     def loss(offsets: Array) -> tuple[float, Array]:
-        moved = logs + np.append(offsets, 0.0)
-        whole = logsumexp(moved, axis=1)
-        shares = np.exp(moved - whole[:, None]).mean(axis=0)[:-1]
-        return float(whole.mean() - offsets @ target), shares - target
+        whole, shares = _moved(logs, offsets)
+        return float(whole - offsets @ target), shares - target
 
     bounds = [(-LARGEST, LARGEST)] * len(target)
     found: Array = minimize(
@@ -73,13 +74,31 @@ def class_offsets(base: Array, tuned: Array) -> Array:
     return found
 
 
+def too_small(base: Array, tuned: Array, offsets: Array) -> NDArray[np.bool_]:
+    """Which classes' offsets are at their bound and still leave the base's mean unmet: [classes].
+
+    Args:
+        base: As `class_offsets` takes it.
+        tuned: As `class_offsets` takes it.
+        offsets: What it gave.
+    """
+    at_bound = np.abs(offsets) > LARGEST - 1e-6
+    if not at_bound.any():
+        return at_bound
+    logs = np.log(np.maximum(_with_rest(tuned), np.finfo(np.float64).tiny))
+    left: NDArray[np.bool_] = np.abs(_moved(logs, offsets)[1] - base.mean(axis=0)) > MISSED
+    return at_bound & left
+
+
 def token_offsets(
     classes: Sequence[TokenClass],
     positions: Positions,
     masses: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
     vocabulary: int,
-) -> TokenOffsets:
+) -> tuple[TokenOffsets, tuple[str, ...]]:
     """Offsets of all tokens, for the first of an answer and for the later ones.
+
+    With them the names of classes whose offset would have to be larger than it may be.
 
     Args:
         classes: That share no token.
@@ -89,16 +108,25 @@ def token_offsets(
     """
     base, tuned = (_columns(one, classes, len(positions.first)) for one in masses)
     first = positions.first.numpy()
-    spread = [
-        _spread(classes, class_offsets(base[there], tuned[there]), vocabulary)
-        for there in (first, ~first)
-    ]
-    return TokenOffsets(*spread)
+    spread, short = [], []
+    for name, there in (("first token", first), ("later tokens", ~first)):
+        offsets = class_offsets(base[there], tuned[there])
+        spread.append(_spread(classes, offsets, vocabulary))
+        bounded = too_small(base[there], tuned[there], offsets)
+        short += [f"{one.name} ({name})" for one, at in zip(classes, bounded, strict=True) if at]
+    return TokenOffsets(*spread), tuple(short)
 
 
 def _columns(masses: Mapping[str, Tensor], classes: Sequence[TokenClass], rows: int) -> Array:
     columns = [masses[one.name].double().numpy() for one in classes]
     return np.stack(columns, axis=1) if columns else np.zeros((rows, 0))
+
+
+def _moved(logs: Array, offsets: Array) -> tuple[float, Array]:
+    """With offsets added: mean log of the sum over classes, and each one's mean probability."""
+    moved = logs + np.append(offsets, 0.0)
+    whole = logsumexp(moved, axis=1)
+    return float(whole.mean()), np.exp(moved - whole[:, None]).mean(axis=0)[:-1]
 
 
 def _with_rest(masses: Array) -> Array:

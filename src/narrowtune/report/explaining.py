@@ -27,8 +27,10 @@ ALL = "all"
 LEGEND = (
     "Percentage points with 95 % intervals, * where the interval does not hold 0. Lost: base less "
     "tuned model. Back: what of it the correction recovers; left: what the tuned model still lacks "
-    "when base and tuned are both corrected. † the correction harms the base itself, so little is "
-    "left that could be lost: such a row proves nothing."
+    "when base and tuned are both corrected. Share of lost: back over lost, where something was "
+    "clearly lost. Above guessing: the same after every score has been lowered by what the same "
+    "answers score when shuffled over the questions. † the correction harms the base itself, so "
+    "little is left that could be lost: such a row proves nothing."
 )
 
 Model = tuple[str, str, str]
@@ -46,10 +48,15 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
-        facts = {key: value for key, value in asdict(self.found).items()}
-        derived = {"share": self.found.share, "harms_base": self.found.harms_base}
         where = {"arm": self.arm, "stage": self.stage, "task": self.task, "runs": self.runs}
-        return where | facts | derived
+        facts = where | _facts(self.found)
+        return facts | {"above": _facts(self.found.above) if self.found.above else None}
+
+
+def _facts(one: Explained) -> dict[str, Any]:
+    ends = None if one.share_interval is None else list(one.share_interval)
+    derived = {"share": one.share, "share_interval": ends, "harms_base": one.harms_base}
+    return asdict(one) | derived
 
 
 @dataclass(frozen=True)
@@ -111,10 +118,10 @@ class Answers:
             for way in (PLAIN, correction)
         ]
         plain, corrected = base
-        whole = [[rows for rows in one if rows is not None] for one in tuned]
-        if plain is None or corrected is None or any(len(one) < len(stages) for one in whole):
+        after, both = ([rows for rows in one if rows is not None] for one in tuned)
+        if plain is None or corrected is None or {len(after), len(both)} != {len(stages)}:
             return None
-        return Quartet(task, plain, corrected, *whole)
+        return Quartet(task, plain, corrected, after, both)
 
 
 def findings(answers: Answers) -> list[Finding]:
@@ -236,16 +243,30 @@ def _table(title: str, rows: Mapping[str, Mapping[str, Explained]]) -> Table:
         # Each correction with its own loss: not every task can be corrected in every way.
         table.add_row(Text(name, style="bold"))
         for way, one in row.items():
-            base = points(one.base_change, " †" if one.harms_base else "")
-            parts = (points(part) for part in (one.lost, one.recovered, one.not_recovered))
             behind = f"n {one.lost.n}, {counted(one.lost.runs, 'run')}"
-            table.add_row(f"  {way}\n  {behind}", *parts, base)
+            base = points(one.base_change, " †" if one.harms_base else "")
+            table.add_row(f" {way}\n {behind}\n share of lost", *_parts(one), base)
+            if one.above is not None:
+                table.add_row(" above\n guessing\n share of lost", *_parts(one.above), "")
     return table
+
+
+def _parts(one: Explained) -> tuple[str, str, str]:
+    back = f"{points(one.recovered)}\n{share_back(one)}"
+    return points(one.lost), back, points(one.not_recovered)
 
 
 def points(one: Estimate, mark: str = "") -> str:
     """A value in percentage points, its interval below it, * where that does not hold 0."""
     return f"{signed(one.value)}{'*' if one.clear else ''}{mark}\n{bounds(one)}"
+
+
+def share_back(one: Explained) -> str:
+    """What of the loss comes back, with its interval; a dash where nothing was clearly lost."""
+    if one.share is None or one.share_interval is None:
+        return "-"
+    low, high = one.share_interval
+    return f"{100 * one.share:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def _detection_table(task: str, told: Sequence[Told]) -> Table:

@@ -72,7 +72,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _sample(row: Any) -> Sample:
     references = tuple(str(reference) for reference in row.get("references", ()))
-    part, score = row.get("contribution"), float(row["score"])
+    part, guess, score = row.get("contribution"), row.get("guess"), float(row["score"])
     if not math.isfinite(score):
         raise ValueError(f"score {score}")
     return Sample(
@@ -82,4 +82,6 @@ def _sample(row: Any) -> Sample:
         score,
         None if part is None else float(part),
         str(row.get("cluster", "")),
+        None if guess is None else float(guess),
+        str(row.get("said", "")),
     )
