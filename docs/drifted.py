@@ -22,14 +22,16 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def correlations(analysis: Analysis) -> str:
     """How held-out loss goes with each measure of drift."""
-    heads = ("drift by", *(f"Spearman, {level}" for level in LEVELS), "Pearson, models")
     rows: dict[str, dict[str, dict[str, Any]]] = {}
     for one in analysis["drift"]["correlations"]:
         rows.setdefault(_label(one), {})[one["level"]] = one
+    steps = ("steps",) if any("steps" in levels for levels in rows.values()) else ()
+    levels = (*LEVELS, *steps)
+    heads = ("drift by", *(f"Spearman, {level}" for level in levels), "Pearson, models")
     found = [
         (
             label,
-            *(_coefficient(by_level.get(level), "spearman") for level in LEVELS),
+            *(_coefficient(by_level.get(level), "spearman") for level in levels),
             _coefficient(by_level.get("models"), "pearson"),
         )
         for label, by_level in rows.items()

@@ -12,6 +12,7 @@ from narrowtune.analysis import Run, to_dict
 from narrowtune.analysis.correlating import pearson, ranks, spearman
 from narrowtune.analysis.correlation import correlation, correlations
 from narrowtune.analysis.drift import DriftPoint, Evidence, drift_by_stage
+from narrowtune.analysis.during import step_points
 from narrowtune.analysis.measures import BIAS, KL, NUMBERS, OWN_ANSWERS, TOP1
 from narrowtune.record import Record
 
@@ -72,6 +73,34 @@ def test_points_hold_drift_and_loss_of_the_same_model_and_task(read: Record) -> 
     assert models["wide", "s1"] == pytest.approx((2.5, 0.35))
     own = {(p.arm, p.stage): (p.drift, p.loss) for p in evidence.models(BIAS)}
     assert own["wide", "s1"] == pytest.approx((0.8, 0.35))  # 0.9 less the base's 0.1
+
+
+def test_steps_by_hand(read: Record) -> None:
+    """Drift while a stage is taught, against the growth of the loss on right answers there."""
+    rows = []
+    for arm, stage, step, (first, second), losses in (
+        ("wide", "s1", 1, (0.2, 0.4), (0.1, 0.3)),
+        ("wide", "s1", 10, (1.0, 2.0), (0.9, 1.5)),
+        ("wide", "s2", 1, (3.0, 1.0), (2.0, 2.0)),
+        ("narrow", "s1", 10, (0.1, 0.1), (0.0, 0.1)),
+    ):
+        for task, kl, loss in (("h1", first, losses[0]), ("h2", second, losses[1])):
+            rows.append(row((arm, stage), "kl", task, kl, step=step))
+            rows.append(row((arm, stage), "answer_loss", task, loss, step=step))
+        rows.append(row((arm, stage), "top1", "h1", 0.75, step=step))
+    unscored = row(("narrow", "s2"), "kl", "h1", 5.0, step=1)  # read, but not what it lost
+    record = read.model_copy(update={"readings": (*rows, unscored)})
+    points = {(p.arm, p.stage): (p.drift, p.loss) for p in step_points([Run(record)], KL)}
+    assert len(points) == 4
+    assert points["wide", "s1 step 10"] == pytest.approx((1.5, 1.2))
+    assert points["narrow", "s1 step 10"] == pytest.approx((0.1, 0.05))
+    assert {p.drift for p in step_points([Run(record)], TOP1)} == {0.25}
+    assert not step_points([Run(record)], OWN_ANSWERS)
+    (found,) = [one for one in correlations([Run(record)], [KL]) if one.level == "steps"]
+    assert (found.points, found.arms) == (4, 2)
+    assert found.spearman.value == pytest.approx(1.0)
+    assert "no interval from 2 arms" in found.reason
+    assert not any(one.level == "steps" for one in correlations([Run(read)], [KL]))
 
 
 def test_a_model_without_all_tasks_has_no_mean(read: Record) -> None:

@@ -36,13 +36,17 @@ def test_every_number_agrees_with_a_slow_reading(
     classes = rule_classes(processing.tokenizer)
     found, moved = read.compare(drifted, classes)
     before, after = slowly(base, texts, processing), slowly(drifted, texts, processing)
-    for number, (p, q) in enumerate(zip(before, after, strict=True)):
+    for number, (text, p, q) in enumerate(zip(texts, before, after, strict=True)):
         kl = [sum(a * math.log(a / b) for a, b in row if a > 0) for row in _pairs(p, q)]
         back = [sum(b * math.log(b / a) for a, b in row if b > 0) for row in _pairs(p, q)]
         spread = [-sum(b * math.log(b) for b in row if b > 0) for row in q.tolist()]
         assert by_position(read, found.kl, number).tolist() == pytest.approx(kl, abs=1e-5)
         assert by_position(read, found.reverse_kl, number).tolist() == pytest.approx(back, abs=1e-5)
         assert by_position(read, found.entropy, number).tolist() == pytest.approx(spread, abs=1e-5)
+        right = [t for t, taught in zip(text.input_ids, text.supervised, strict=True) if taught]
+        lost = [math.log(a[t] / b[t]) for a, b, t in zip(p, q, right, strict=True)]
+        grown = by_position(read, found.answer_loss, number).tolist()
+        assert grown == pytest.approx(lost, abs=1e-4)
         same = [float(int(a.argmax()) == int(b.argmax())) for a, b in zip(p, q, strict=True)]
         assert by_position(read, found.top1, number).tolist() == same
         ten = [
@@ -129,10 +133,13 @@ def test_divergence_is_never_negative_and_zero_on_itself(one, other) -> None:
 @given(LOGITS, LOGITS)
 def test_shares_stay_shares(one, other) -> None:
     p, q = (torch.tensor([x]).log_softmax(-1) for x in (one, other))
-    found = distances(p, q, [TokenClass("some", (0, 3)), TokenClass("rest", (1, 2, *range(4, 12)))])
+    right = torch.tensor([4])
+    classes = [TokenClass("some", (0, 3)), TokenClass("rest", (1, 2, *range(4, 12)))]
+    found = distances(p, q, right, classes)
     assert 0 <= float(found.top10) <= 1
     assert float(found.masses["some"] + found.masses["rest"]) == pytest.approx(1, abs=1e-5)
     assert 0 <= float(found.entropy) <= math.log(12) + 1e-4
+    assert float(found.answer_loss) == pytest.approx(float(p[0, 4] - q[0, 4]), abs=1e-5)
 
 
 def test_what_a_model_rules_out_counts_nothing() -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from narrowtune.analysis.drift import DriftPoint, Evidence
+from narrowtune.analysis.during import step_points
 from narrowtune.analysis.measures import MEASURES, Measure
 from narrowtune.analysis.replicates import Runs
 from narrowtune.analysis.wording import counted
@@ -24,8 +25,8 @@ from narrowtune.analysis.wording import counted
 if TYPE_CHECKING:
     from narrowtune.analysis.resampling import Array
 
-Level = Literal["models", "tasks", "within tasks"]
-LEVELS: tuple[Level, ...] = ("models", "tasks", "within tasks")
+Level = Literal["models", "tasks", "within tasks", "steps"]
+LEVELS: tuple[Level, ...] = ("models", "tasks", "within tasks", "steps")
 DRAWS = 200
 """Enough for a standard error."""
 
@@ -55,7 +56,8 @@ class Correlation:
         level: `models`: both sides are means over held-out tasks. `tasks`: every model on every
             task. `within tasks`: the same, each task for itself: Spearman's ranks are taken and
             Pearson's means subtracted within a task, so that tasks which drift and lose much for
-            reasons of their own do not make it.
+            reasons of their own do not make it. `steps`: every model that was read while it was
+            taught, against the loss on right answers in nats, since nothing is scored there.
         spearman: Of ranks: whether more drift means more loss. None if not available.
         pearson: Of values: whether loss grows in proportion. None if not available.
         points: How many.
@@ -84,7 +86,9 @@ def correlations(runs: Runs, measures: Sequence[Measure] = MEASURES) -> tuple[Co
         if models:
             found.append(correlation(measure, "models", models))
         if len({point.task for point in tasks}) > 1:
-            found += [correlation(measure, level, tasks) for level in LEVELS[1:]]
+            found += [correlation(measure, level, tasks) for level in LEVELS[1:3]]
+        if steps := step_points(runs, measure):
+            found.append(correlation(measure, "steps", steps))
     return tuple(found)
 
 

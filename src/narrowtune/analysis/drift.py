@@ -34,10 +34,11 @@ class DriftPoint:
     Attributes:
         run: Which replicate.
         arm: The arm.
-        stage: The stage it was read and scored after.
+        stage: The stage it was read and scored after, or its step where it was read meanwhile.
         task: The held-out task; empty for the mean over all.
         drift: In the measure's unit.
-        loss: Score of the base less the model's, a fraction; positive is lost.
+        loss: Score of the base less the model's, a fraction; at a step how much the loss on right
+            answers has grown, in nats. Positive is lost.
     """
 
     run: int

@@ -6,8 +6,11 @@ from collections import defaultdict
 from collections.abc import Mapping
 from statistics import fmean
 
-from narrowtune.analysis.measures import Measure
+from narrowtune.analysis.drift import DriftPoint
+from narrowtune.analysis.measures import OWN, Measure
 from narrowtune.analysis.replicates import Runs
+
+ANSWER_LOSS = "answer_loss"
 
 Curve = list[tuple[int, float]]
 """Steps of the stage with what was read after them."""
@@ -32,3 +35,42 @@ def drift_during(runs: Runs, measure: Measure) -> Mapping[str, Mapping[str, Curv
     for (stage, arm, step), values in sorted(read.items(), key=lambda item: item[0][2]):
         curves[stage][arm].append((step, fmean(values)))
     return curves
+
+
+def step_points(runs: Runs, measure: Measure) -> list[DriftPoint]:
+    """Every model that was read while it was taught, with the loss on right answers at that step.
+
+    Both are means over the held-out tasks whose texts were read. Nothing is scored between stages,
+    so loss here is `answer_loss`, in nats. A change from base is left as the value that was read:
+    the base's is the same for all steps, and moves no correlation. The answers of the stage's own
+    skill are another class in every stage; of these there are no points.
+    """
+    if measure.part == OWN:
+        return []
+    found = []
+    for number, run in enumerate(runs):
+        read: dict[tuple[str, str, int], dict[tuple[str, str], float]] = defaultdict(dict)
+        for row in run.record.readings:
+            if row.get("step") is None or row.get("value") is None:
+                continue
+            kind = (row["probe"], row["at"], row["part"])
+            if kind in ((measure.probe, measure.at, measure.part), (ANSWER_LOSS, "all", "")):
+                key = (row["arm"], row["stage"], row["step"])
+                read[key][row["probe"], row["task"]] = row["value"]
+        found += [
+            DriftPoint(number, arm, f"{stage} step {step}", "", *both)
+            for (arm, stage, step), values in read.items()
+            if (both := _drift_and_loss(values, measure)) is not None
+        ]
+    return found
+
+
+def _drift_and_loss(
+    values: Mapping[tuple[str, str], float], measure: Measure
+) -> tuple[float, float] | None:
+    drift = [value for (probe, _), value in values.items() if probe == measure.probe]
+    loss = [value for (probe, _), value in values.items() if probe == ANSWER_LOSS]
+    if not drift or not loss:
+        return None
+    taken = 1 - fmean(drift) if measure.taken == "less than one" else fmean(drift)
+    return taken, fmean(loss)

@@ -14,7 +14,7 @@ ROWS_AT_ONCE = 64
 """Positions compared together: a row of a large vocabulary is 600 KB, and there are six copies."""
 
 TOP = 10
-COLUMNS = ("kl", "reverse_kl", "top1", "top10", "entropy")
+COLUMNS = ("kl", "reverse_kl", "top1", "top10", "entropy", "answer_loss")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Distances:
         top1: 1 where both find the same token likeliest.
         top10: Share of base's ten likeliest tokens that are among tuned's.
         entropy: Of tuned, nats.
+        answer_loss: How much less tuned expects the token that stands there, the right answer's:
+            log p - log q of it, nats.
         masses: Per class, the probability that tuned gives its tokens together.
     """
 
@@ -35,6 +37,7 @@ class Distances:
     top1: Tensor
     top10: Tensor
     entropy: Tensor
+    answer_loss: Tensor
     masses: Mapping[str, Tensor]
 
     def where(self, chosen: Tensor) -> Distances:
@@ -43,17 +46,20 @@ class Distances:
         return Distances(**{name: getattr(self, name)[chosen] for name in COLUMNS}, masses=masses)
 
 
-def distances(base: Tensor, tuned: Tensor, classes: Sequence[TokenClass]) -> Distances:
+def distances(
+    base: Tensor, tuned: Tensor, right: Tensor, classes: Sequence[TokenClass]
+) -> Distances:
     """Compares two models' log-probabilities at the same positions.
 
     Args:
         base: [positions, vocabulary], natural logarithms.
         tuned: The same of the other model.
+        right: [positions], the token that stands there.
         classes: Whose probability is added up; empty ones are left out.
     """
     starts = range(0, len(base), ROWS_AT_ONCE)
     rows = [slice(start, start + ROWS_AT_ONCE) for start in starts]
-    return joined([_compare(base[part], tuned[part], classes) for part in rows])
+    return joined([_compare((base[part], tuned[part]), right[part], classes) for part in rows])
 
 
 def joined(parts: Sequence[Distances]) -> Distances:
@@ -70,7 +76,11 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     return terms.sum(dim=-1)
 
 
-def _compare(base: Tensor, tuned: Tensor, classes: Sequence[TokenClass]) -> Distances:
+def _compare(
+    pair: tuple[Tensor, Tensor], right: Tensor, classes: Sequence[TokenClass]
+) -> Distances:
+    base, tuned = pair
+    before, after = (one.gather(1, right[:, None])[:, 0] for one in pair)
     probable = tuned.exp()
     of_base, of_tuned = (one.topk(min(TOP, one.shape[-1])).indices for one in (base, tuned))
     shared = (of_base[:, :, None] == of_tuned[:, None, :]).any(dim=-1)
@@ -80,6 +90,7 @@ def _compare(base: Tensor, tuned: Tensor, classes: Sequence[TokenClass]) -> Dist
         top1=(of_base[:, 0] == of_tuned[:, 0]).float(),
         top10=shared.float().mean(dim=-1),
         entropy=torch.where(tuned.isneginf(), 0.0, -probable * tuned).sum(dim=-1),
+        answer_loss=torch.where(before == after, 0.0, before - after),  # inf - inf is no number
         masses={
             one.name: probable[:, torch.tensor(one.ids)].sum(dim=-1) for one in classes if one.ids
         },

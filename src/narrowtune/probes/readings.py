@@ -15,7 +15,7 @@ from narrowtune.probes.number_bias import Caption
 from narrowtune.probes.reference import Positions
 
 Where = Literal["first", "all"]
-UNITS: Mapping[str, str] = {"kl": "nats", "reverse_kl": "nats", "entropy": "nats"}
+UNITS: Mapping[str, str] = dict.fromkeys(("kl", "reverse_kl", "entropy", "answer_loss"), "nats")
 """All others are fractions."""
 
 MOVED = 10
@@ -27,8 +27,8 @@ class Reading:
     """One number of one model on one set of texts.
 
     Attributes:
-        probe: What was read: `kl`, `reverse_kl`, `top1`, `top10`, `entropy`, `mass`, `moved`,
-            `number_bias`, `number_bias_summed`, `number_bias_peak`, `branch_shift`,
+        probe: What was read: `kl`, `reverse_kl`, `top1`, `top10`, `entropy`, `answer_loss`, `mass`,
+            `moved`, `number_bias`, `number_bias_summed`, `number_bias_peak`, `branch_shift`,
             `branch_shift_normed`, `class_push`, `stream_length`.
         task: On which texts.
         at: `first`: the answers' first tokens; `all`: all of their tokens, the end included, each

@@ -99,8 +99,8 @@ class Reference:
             RunFailed: The model expects NaN.
         """
         parts, moved, seen = [], torch.zeros(self.vocabulary), 0
-        for base, expected in self._pairs(tuned):
-            parts.append(distances(base, expected, classes))
+        for base, expected, right in self._pairs(tuned):
+            parts.append(distances(base, expected, right, classes))
             moved += (expected.exp() - base.exp()).sum(dim=0)
             seen += len(base)
         return joined(parts), moved / seen
@@ -109,16 +109,17 @@ class Reference:
         """The first of what `compare` gives, which costs less alone."""
         return joined([distances(*pair, classes) for pair in self._pairs(tuned)])
 
-    def _pairs(self, tuned: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-        """What the base and the other expect at the same positions, batch by batch."""
+    def _pairs(self, tuned: nn.Module) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What base and the other expect at the same positions, and what stands there, by batch."""
         self._check_remembered()
-        for base, expected in zip(self._base, self._expected(tuned), strict=True):
+        rows = zip(self._base, self._expected(tuned), self.batches, strict=True)
+        for base, expected, (_, batch) in rows:
             if base.shape != expected.shape:
                 raise InputError(
                     f"{self.task}: the base has {base.shape[-1]:,} tokens and the model compared "
                     f"with it {expected.shape[-1]:,}; only models of one vocabulary compare"
                 )
-            yield base, expected
+            yield base, expected, batch.inputs["input_ids"][batch.supervised]
 
     def _check_remembered(self) -> None:
         if not self._base:

@@ -46,6 +46,7 @@ def drift_values(runs: Runs, arms: Sequence[str]) -> dict[str, Any] | None:
         "limit": mass_limit(drifts),
         "correlations": _by_measure(found),
         "notes": any(one.reason for one in found),
+        "steps": any(one.level == "steps" for one in found),
         "main": {one.level: one for one in found if one.measure == KL},
         "budget": budget,
         "depths": list(dict.fromkeys(one.arm for one in depths)),

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from narrowtune.analysis.budget import StageBudget, budget_by_stage
-from narrowtune.analysis.correlation import Correlation, correlations
+from narrowtune.analysis.correlation import Correlation, Level, correlations
 from narrowtune.analysis.drift import StageDrift, drift_by_stage
 from narrowtune.analysis.measures import BIAS, KL, NUMBERS, OWN_ANSWERS, TOP1, Measure
 from narrowtune.analysis.replicates import Runs
@@ -69,9 +69,13 @@ def _correlations(found: tuple[Correlation, ...]) -> Table:
     table = plain_table("Does drift explain held-out loss? Spearman's rank correlation", "drift by")
     table.add_column("models", justify="right")
     table.add_column("within tasks", justify="right")
+    steps = any(one.level == "steps" for one in found)
+    if steps:
+        table.add_column("steps", justify="right")
     by_place = {(one.measure, one.level): one for one in found}
     for measure in dict.fromkeys(one.measure for one in found):
-        cells = [by_place.get((measure, level)) for level in ("models", "within tasks")]
+        levels: list[Level] = ["models", "within tasks", *(("steps",) if steps else ())]
+        cells = [by_place.get((measure, level)) for level in levels]
         table.add_row(measure.label, *(coefficient(c.spearman) if c else "-" for c in cells))
     return table
 
