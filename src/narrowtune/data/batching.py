@@ -23,12 +23,14 @@ class Batch:
         supervised: [B, T], True where the token is a target; it is predicted one place before.
         tokens: Tokens that are no padding.
         supervised_tokens: Targets in the batch.
+        rows: The samples it was made of.
     """
 
     inputs: dict[str, torch.Tensor]
     supervised: torch.Tensor
     tokens: int
     supervised_tokens: int
+    rows: tuple[Encoded, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -67,5 +69,10 @@ def collate(
         **processing.token_type_inputs(input_ids),
         **processing.pixel_inputs(images, [len(group) for group in paths]),
     }
-    tokens = sum(len(one) for one in encoded)
-    return Batch(inputs, supervised, tokens, sum(one.supervised_tokens for one in encoded))
+    return Batch(
+        inputs=inputs,
+        supervised=supervised,
+        tokens=sum(len(one) for one in encoded),
+        supervised_tokens=sum(one.supervised_tokens for one in encoded),
+        rows=tuple(encoded),
+    )

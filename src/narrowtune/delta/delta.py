@@ -15,6 +15,7 @@ from narrowtune.anatomy.windows import plain_parameters, plain_tensors, release
 from narrowtune.delta.ledger import Ledger, Snapshot, hash_tensor
 from narrowtune.delta.tensors import load_tensors, save_tensors
 from narrowtune.errors import InputError
+from narrowtune.models.experts import COPY, add_experts, experts_of
 from narrowtune.record.delta_header import Base, Entry, Header, read_header
 
 TOOL = "narrowtune"
@@ -76,6 +77,7 @@ class Delta:
             content_sha256=_content(tensors),
             arm=arm,
             stage=stage,
+            experts=experts_of(model),
         )
         return cls(header, tensors)
 
@@ -118,7 +120,8 @@ def apply_delta(model: nn.Module, delta: Delta, alpha: float = 1.0) -> None:
 
     1 gives the trained weights bit by bit, 0 changes nothing; between and beyond them
     w + alpha (v - w) in fp32, rounded once to the weights' dtype (the interpolation of WiSE-FT,
-    arXiv 2109.01903, section 3). A selection applied to the model is released first.
+    arXiv 2109.01903, section 3). A selection applied to the model is released first. Where the
+    delta is of a mixture of experts, the model is given them, and computes as before until then.
 
     Raises:
         InputError: If the model is not what the delta was made from or began from.
@@ -126,6 +129,7 @@ def apply_delta(model: nn.Module, delta: Delta, alpha: float = 1.0) -> None:
     check_alpha(alpha)
     share = alpha * delta.header.alpha
     release(model)
+    give_experts(model, delta.header)
     whole = dict(plain_tensors(model))
     if problems := _misfits(delta.header, whole, model):
         raise InputError(problems)
@@ -137,6 +141,16 @@ def apply_delta(model: nn.Module, delta: Delta, alpha: float = 1.0) -> None:
             tensor.copy_(mixed)
         else:
             region.put(tensor, mixed)
+
+
+def give_experts(model: nn.Module, header: Header) -> None:
+    """The experts that a delta's model was given before it was taught, unless it has them."""
+    if header.experts is None or experts_of(model) is not None:
+        return
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    copied = [name.replace(f".{COPY}.", ".") for name in header.entries]
+    add_experts(model, header.experts, copied)
 
 
 def apply_deltas(model: nn.Module, deltas: Sequence[Delta], alpha: float = 1.0) -> None:

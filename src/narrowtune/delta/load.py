@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from narrowtune.delta.delta import Delta, apply_deltas, check_alpha, read_delta
+from narrowtune.delta.delta import Delta, apply_deltas, check_alpha, give_experts, read_delta
 from narrowtune.errors import InputError
 from narrowtune.models.loading import choose_dtype, load_model
 
@@ -57,5 +57,6 @@ def load(  # noqa: PLR0913 - as many as `load_model` takes, and two
     # Loaded in the other dtype rather than cast, which would round what stays in fp32 (rotary
     # frequencies) too.
     other = load_model(base, revision, dtype, device, trust_remote_code)
+    give_experts(other, deltas[0].header)
     other.load_state_dict(model.state_dict())
     return other

@@ -14,6 +14,7 @@ from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
 from narrowtune.errors import InputError, nearest
+from narrowtune.models.experts import experts_of
 from narrowtune.models.skeleton import load_config, model_class, resolve
 
 # What lies beside the weights: configs, vocabularies, templates. Weight indexes are excluded
@@ -113,7 +114,15 @@ def save_model(model: nn.Module, source: str, folder: Path, revision: str | None
         source: The model it was loaded from, whose tokenizer and processor files are copied.
         folder: Where to write.
         revision: Commit of a hub model.
+
+    Raises:
+        InputError: It is a mixture of experts made here, which no class would load.
     """
+    if experts_of(model) is not None:
+        raise InputError(
+            "a model with experts beside its MLPs (method moe) can't be written as a folder: no "
+            "class of transformers loads it; keep its deltas, and load them with nt.load"
+        )
     half = folder.with_name(folder.name + ".part")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)

@@ -45,6 +45,21 @@ class Entry(_Part):
     region: int | None = None
 
 
+class Experts(_Part):
+    """Two experts in the place of each of some MLPs: itself, and a trained copy.
+
+    Attributes:
+        blocks: Module paths of the MLPs.
+        top_k: How many experts answer a token: 2 mixes both by their probabilities, 1 takes the
+            likelier. The same in training and in use.
+        seed: Draws the first routers of `top_k` 1.
+    """
+
+    blocks: tuple[str, ...]
+    top_k: int = 2
+    seed: int = 0
+
+
 class Header(_Part):
     """All about a delta but its numbers.
 
@@ -63,6 +78,7 @@ class Header(_Part):
         alpha: How much of the change counts; `delta scale` sets it.
         entries: By parameter name.
         regions: Each once: dimension and half-open ranges.
+        experts: What the model was given before the first stage; None for a plain model.
         content_sha256: Digest over the numbers.
     """
 
@@ -81,6 +97,7 @@ class Header(_Part):
     entries: dict[str, Entry]
     regions: tuple[tuple[int, tuple[tuple[int, int], ...]], ...] = ()
     content_sha256: str
+    experts: Experts | None = None
 
     def region(self, name: str) -> Region | None:
         """Which entries of a parameter are here, None for all."""

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from narrowtune.record import BASE, Score, predictions_path, read_record
-from narrowtune.runner.arm import Session
 from narrowtune.runner.environment import HARDWARE
+from narrowtune.runner.session import Session
 
 
 def borrow_base(session: Session) -> None:

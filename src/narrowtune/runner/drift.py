@@ -21,8 +21,8 @@ from narrowtune.runner.during import Looks
 from narrowtune.runner.reading import DataReader
 
 if TYPE_CHECKING:
-    from narrowtune.runner.arm import Session
     from narrowtune.runner.plan import StagePlan
+    from narrowtune.runner.session import Session
 
 
 def plan_probes(

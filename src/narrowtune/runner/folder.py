@@ -54,6 +54,11 @@ def claim(
     return record
 
 
+def adapter_path(out: Path, arm: str, stage: str) -> Path:
+    """The folder that keeps the adapters of an arm's stage, as PEFT writes them."""
+    return out / "arms" / arm / stage / "adapter"
+
+
 def delta_path(out: Path, arm: str, stage: str) -> Path:
     """Where the delta of an arm after a stage lies."""
     return out / "arms" / arm / stage / "delta.safetensors"

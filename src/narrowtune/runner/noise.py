@@ -9,8 +9,8 @@ from torch import nn
 
 from narrowtune.evaluation import PreparedTask, TaskResult, score
 from narrowtune.record import BASE, NOISE_FLOOR, predictions_path
-from narrowtune.runner.arm import Session
 from narrowtune.runner.plan import TaskPlan
+from narrowtune.runner.session import Session
 
 
 def measure_noise(session: Session, model: nn.Module) -> None:

@@ -26,6 +26,7 @@ from narrowtune.probes.probing import Probing
 from narrowtune.record import DataFile
 from narrowtune.runner.during import LIGHT, Looks
 from narrowtune.runner.gauges import Gauges, budget_of, gauge_row
+from narrowtune.runner.method_data import MethodData, check_drift, method_notes
 from narrowtune.training import Settings, batch_order, planned_steps
 
 Role = Literal["target", "held_out"]
@@ -66,15 +67,21 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class ArmPlan:
-    """A way of teaching with the parameters it trains."""
+    """A way of teaching with the parameters it selects, and what its methods read."""
 
     spec: ArmSpec
     selection: Selection
+    reads: MethodData = field(default_factory=MethodData)
 
     @property
     def name(self) -> str:
         """The arm's name, unique in the experiment."""
         return self.spec.name
+
+    @property
+    def trained_numel(self) -> int:
+        """How many numbers the optimiser moves: those selected, or those of their adapters."""
+        return self.reads.adapters or self.selection.trained_numel + self.reads.routers
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,8 @@ class Plan:
         Raises:
             InputError: If stage, arm and experiment together ask for what can't be.
         """
-        spec = self._training(arm, stage)
+        spec, replay = self._training(arm, stage), arm.spec.method.replay
+        replayed = len(self.replays(arm, stage))
         return Settings(
             steps=planned_steps(len(stage.rows), spec.batch_size, spec.epochs, spec.steps),
             batch_size=spec.batch_size,
@@ -151,7 +159,24 @@ class Plan:
             weight_decay=spec.weight_decay,
             max_grad_norm=spec.max_grad_norm,
             seed=self.experiment.seed * 1000 + stage.number,
+            replay=replay.ratio if replay and replayed else 0.0,
+            replayed=replayed,
         )
+
+    def rows(self, arm: ArmPlan, stage: StagePlan) -> tuple[Encoded, ...]:
+        """The samples that `arm` is taught at `stage`: its own, then those that are replayed."""
+        return (*stage.rows, *self.replays(arm, stage))
+
+    def replays(self, arm: ArmPlan, stage: StagePlan) -> tuple[Encoded, ...]:
+        """The samples that `arm` replays at `stage`."""
+        replay = arm.spec.method.replay
+        if replay is None:
+            return ()
+        return arm.reads.general if replay.data else self.earlier(stage)
+
+    def earlier(self, stage: StagePlan) -> tuple[Encoded, ...]:
+        """All samples of the stages before."""
+        return tuple(row for one in self.stages if one.number < stage.number for row in one.rows)
 
     def drift(self, arm: ArmPlan) -> DriftSpec | None:
         """The arm's drift budget, None where it has none."""
@@ -168,8 +193,10 @@ class Plan:
         """Refuse a stage in which nothing that the arm trains can learn.
 
         Raises:
-            InputError: If it trains only what reads images, and the stage has none.
+            InputError: If it trains only what reads images, and the stage has none, or its methods
+                contradict its drift budget.
         """
+        check_drift(arm.spec.method, self.drift(arm))
         idle = self.unreached(arm, stage)
         if idle and len(idle) == len({tensor.tower for tensor in arm.selection.tensors}):
             raise InputError(
@@ -179,7 +206,9 @@ class Plan:
 
     def notes(self, arm: ArmPlan) -> list[str]:
         """What a careful user wants to know about an arm before it is trained."""
+        first = self.stages[0].name
         notes = [*arm.selection.notes, *self._drift_notes(arm), *self._look_notes(arm)]
+        notes += method_notes(arm.spec, arm.selection, arm.reads, first)
         for stage in self.stages:
             if idle := self.unreached(arm, stage):
                 notes.append(
@@ -247,10 +276,11 @@ class Plan:
         return self.experiment.training.merged(stage.spec.training, arm.spec.training)
 
     def _arm_row(self, arm: ArmPlan) -> dict[str, Any]:
-        trained = arm.selection.trained_numel
+        trained, methods = arm.trained_numel, list(arm.spec.method.names)
         return {
             "name": arm.name,
             "terms": list(arm.spec.terms),
+            **({"methods": methods} if methods else {}),
             "trained_numel": trained,
             "total_numel": arm.selection.total_numel,
             "trained_tensors": len(arm.selection.trained),
@@ -266,14 +296,15 @@ class Plan:
 
     def _stage_row(self, arm: ArmPlan, stage: StagePlan) -> dict[str, Any]:
         settings = self.settings(arm, stage)
-        order = batch_order([len(row) for row in stage.rows], settings)
+        rows = self.rows(arm, stage)
+        order = batch_order([len(row) for row in rows], settings)
         return {
             "name": stage.name,
             "samples": len(stage.rows),
             "steps": settings.steps,
             "learning_rate": settings.learning_rate,
             "batch_size": settings.batch_size,
-            "tokens": sum(len(stage.rows[index]) for batch in order for index in batch),
+            "tokens": sum(len(rows[index]) for batch in order for index in batch),
         }
 
 
@@ -283,4 +314,6 @@ def file_names(experiment: Experiment) -> list[str]:
     tests = [stage.test for stage in stages if stage.test is not None]
     held_out = [task.source for task in experiment.held_out]
     captioned = [probe.data for probe in experiment.probes if probe.data is not None]
-    return list(dict.fromkeys([*(stage.train for stage in stages), *tests, *held_out, *captioned]))
+    methods = [file for arm in experiment.arms for file in arm.method.files]
+    taught = [stage.train for stage in stages]
+    return list(dict.fromkeys([*taught, *tests, *held_out, *captioned, *methods]))

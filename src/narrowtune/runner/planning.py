@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from narrowtune.anatomy import Anatomy
-from narrowtune.data.encoding import Encoded, encode_all
+from narrowtune.data.encoding import encode_all
 from narrowtune.data.example import Example
 from narrowtune.errors import InputError, Problems
 from narrowtune.evaluation import How, PreparedTask, misfits, prepare
@@ -21,11 +21,10 @@ from narrowtune.runner.drift import plan_probes
 from narrowtune.runner.during import Looks
 from narrowtune.runner.gauges import Gauges, plan_gauges
 from narrowtune.runner.leaks import allowed_overlaps
+from narrowtune.runner.method_data import MethodReader, Prepare, Teach
 from narrowtune.runner.plan import ArmPlan, Plan, Role, StagePlan, TaskPlan
 from narrowtune.runner.reading import DataReader
 
-Teach = Callable[[list[Example]], list[Encoded]]
-Prepare = Callable[[Scored, list[Example]], PreparedTask]
 Open = Callable[[HarnessSpec], HarnessTask]
 
 
@@ -56,12 +55,14 @@ def plan(
     gauges: Gauges = {}
     with problems.collect("drift"):
         gauges = plan_gauges(experiment, processing, reader, evaluation_batch_size)
+    source = (model, experiment.model.revision, experiment.model.trust_remote_code)
+    methods = MethodReader(source, processing, reader, encode, judge)
     whole = Plan(
         experiment=experiment,
         model=model,
         processing=processing,
         anatomy=anatomy,
-        arms=tuple(_arms(experiment, anatomy, problems)),
+        arms=tuple(_arms(experiment, anatomy, methods, problems)),
         stages=stages,
         tasks=tasks,
         probing=probing,
@@ -118,11 +119,14 @@ def _found(model: str, root: Path) -> str:
     return str(beside) if model not in BUNDLED and beside.is_dir() else model
 
 
-def _arms(experiment: Experiment, anatomy: Anatomy, problems: Problems) -> list[ArmPlan]:
+def _arms(
+    experiment: Experiment, anatomy: Anatomy, methods: MethodReader, problems: Problems
+) -> list[ArmPlan]:
     arms = []
     for arm in experiment.arms:
         with problems.collect(f"arm {arm.name}"):
-            arms.append(ArmPlan(arm, anatomy.select(arm.terms, keep=arm.keep)))
+            selection = anatomy.select(arm.terms, keep=arm.keep)
+            arms.append(ArmPlan(arm, selection, methods.read(arm, selection)))
     return arms
 
 
@@ -176,7 +180,7 @@ def _prepared(
 def _opened(
     processing: Processing, batch_size: int, reader: DataReader, spec: HarnessSpec
 ) -> HarnessTask:
-    """A harness's task; what it will ask the model is noted as a data file is."""
+    """A harness's task; what it will ask the model is noted and compared as a data file is."""
     folder = reader.root / spec.include_path if spec.include_path else None
     asked = Asked(
         harness=spec.harness,
@@ -193,4 +197,5 @@ def _opened(
     reader.files[spec.source] = DataFile(
         path=spec.source, rows=task.size, images=0, sha256=task.sha256
     )
+    reader.tested[spec.name] = list(task.asks)
     return task

@@ -28,6 +28,17 @@ class MicroBatch(Protocol):
     def supervised(self) -> Tensor:
         """Bool, [batch, tokens]: the answer tokens, which alone are learned."""
 
+    @property
+    def rows(self) -> Sequence[object]:
+        """The samples, the same objects whenever they come again."""
+
+
+class Objective(Protocol):
+    """What a micro-batch is learned by."""
+
+    def __call__(self, model: nn.Module, batch: MicroBatch, /) -> tuple[Tensor, Tensor]:
+        """The loss that is descended, and the one that is told: sums over supervised tokens."""
+
 
 class Anchor(Protocol):
     """What a step adds to its loss, beyond what its samples teach."""
@@ -40,7 +51,8 @@ class Anchor(Protocol):
 class Step:
     """One optimiser step's work: its micro-batches, made when asked for, and their weight.
 
-    `anchor` adds to the gradient, not to the loss that is told.
+    `anchor` adds to the gradient, not to the loss that is told; so does what `objective` has beyond
+    the labels.
     """
 
     micro_batches: Sequence[Callable[[], MicroBatch]]
@@ -48,6 +60,7 @@ class Step:
     learning_rate: float
     max_grad_norm: float
     anchor: Anchor
+    objective: Objective
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,16 @@ class StepResult:
 
 
 class Diverged(NarrowTuneError):
-    """The loss or the gradient is no longer a number; the weights are those of the step before."""
+    """The loss or the gradient is no longer a number; the weights are those of the step before.
+
+    Args:
+        reason: What is no number.
+        step: The step it was seen at, from 1.
+    """
+
+    def __init__(self, reason: str, step: int) -> None:
+        self.reason, self.step = reason, step
+        super().__init__(f"{reason} at step {step}")
 
 
 def teach(
@@ -91,10 +113,10 @@ def teach(
     for number, step in steps:
         loss = torch.zeros((), device=engine.device)
         for make in step.micro_batches:
-            share = answer_loss(model, make()) / step.supervised_tokens
-            engine.backward(share)
+            learned, told = step.objective(model, make())
+            engine.backward(learned / step.supervised_tokens)
             weights.collect()
-            loss += share.detach()
+            loss += told.detach() / step.supervised_tokens
         if (pull := step.anchor(model)) is not None:
             engine.backward(pull / engine.processes)
             weights.collect()
@@ -102,7 +124,7 @@ def teach(
         mean = float(engine.sum(loss))
         norm = weights.clip(step.max_grad_norm)
         if not (math.isfinite(mean) and math.isfinite(norm)):
-            raise Diverged(f"loss {mean} and gradient norm {norm} at step {number + 1}")
+            raise Diverged(f"loss {mean} and gradient norm {norm}", number + 1)
         for group in optimiser.param_groups:
             group["lr"] = step.learning_rate
         optimiser.step()
@@ -111,8 +133,18 @@ def teach(
         on_step(StepResult(number + 1, mean, step.learning_rate, norm))
 
 
+def labels_alone(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """The objective of plain training: the cross-entropy of the labels."""
+    loss = answer_loss(model, batch)
+    return loss, loss
+
+
 def answer_loss(model: nn.Module, batch: MicroBatch) -> Tensor:
     """Summed cross-entropy, in nats, over the batch's supervised tokens."""
+    return F.cross_entropy(*answer_logits(model, batch), reduction="sum")
+
+
+def answer_logits(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """Logits where supervised tokens are predicted, fp32 [tokens, vocabulary], and these tokens."""
     logits = supervised_logits(model, batch.inputs, predicting(batch.supervised))
-    targets = batch.inputs["input_ids"][batch.supervised]
-    return F.cross_entropy(logits.float(), targets, reduction="sum")
+    return logits.float(), batch.inputs["input_ids"][batch.supervised]

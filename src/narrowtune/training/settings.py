@@ -19,6 +19,8 @@ class Settings:
         weight_decay: AdamW's decoupled decay, on matrices only.
         max_grad_norm: L2 norm the gradient is clipped to.
         seed: Decides the data order and any dropout.
+        replay: Share of every batch that is drawn from other samples than the stage's own.
+        replayed: How many such samples stand behind the stage's own ones.
     """
 
     steps: int
@@ -30,3 +32,5 @@ class Settings:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     seed: int = 0
+    replay: float = 0.0
+    replayed: int = 0

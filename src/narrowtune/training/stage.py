@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count, takewhile
+from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -14,12 +14,19 @@ import torch
 from torch import nn
 
 from narrowtune.data.encoding import Encoded
-from narrowtune.data.order import epoch_order, order_digest
+from narrowtune.data.order import Mix, epoch_order, mixed_order, order_digest
 from narrowtune.engine import Engine, seed_everything
 from narrowtune.errors import NarrowTuneError
 from narrowtune.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from narrowtune.training.guard import Guard, Unguarded
-from narrowtune.training.loop import MicroBatch, Step, StepResult, teach
+from narrowtune.training.loop import (
+    MicroBatch,
+    Objective,
+    Step,
+    StepResult,
+    labels_alone,
+    teach,
+)
 from narrowtune.training.schedule import learning_rate_factor
 from narrowtune.training.settings import Settings
 from narrowtune.training.weights import TrainedWeights, adamw
@@ -38,7 +45,7 @@ class Collate(Protocol):
 
 @dataclass(frozen=True)
 class Hooks:
-    """What surrounds a stage; of these only `guard` can change its result.
+    """What surrounds a stage; of these only `guard` and `objective` can change its result.
 
     Attributes:
         checkpoint: Where to write, and resume from where it exists.
@@ -46,6 +53,7 @@ class Hooks:
         on_step: Told of each finished step.
         should_stop: Asked between steps; True writes a checkpoint and ends the stage.
         guard: May add to the loss, and end the stage early with other weights.
+        objective: What a micro-batch is learned by.
     """
 
     checkpoint: Path
@@ -53,6 +61,7 @@ class Hooks:
     on_step: Callable[[StepResult], None] = lambda result: None
     should_stop: Callable[[], bool] = lambda: False
     guard: Guard = field(default_factory=Unguarded)
+    objective: Objective = labels_alone
 
 
 @dataclass(frozen=True)
@@ -118,7 +127,7 @@ def run_stage(
     guard.begin(weights)
     progress = _resumed(hooks.checkpoint, weights, optimiser, guard)
     batches = batch_order([len(row) for row in rows], settings)
-    steps = _steps(batches, data, settings, engine, guard)
+    steps = _steps(batches, data, settings, engine, hooks)
 
     def save() -> None:
         # A NaN from the last update shows only in the next loss; it must not replace good weights.
@@ -144,13 +153,19 @@ def run_stage(
 
 
 def batch_order(lengths: Sequence[int], settings: Settings) -> list[list[int]]:
-    """Which samples each step sees: epoch after epoch until the steps are filled."""
-    batches: list[list[int]] = []
-    for epoch in count():
-        if len(batches) >= settings.steps:
-            return batches[: settings.steps]
-        batches += epoch_order(lengths, settings.batch_size, settings.seed, epoch)
-    raise AssertionError("count() never ends")
+    """Which samples each step sees: epoch after epoch until the steps are filled.
+
+    Where samples are replayed, they are the last ones, and take the place of a share of the
+    stage's own in every step.
+    """
+    own = lengths[: len(lengths) - settings.replayed]
+    epochs = (epoch_order(own, settings.batch_size, settings.seed, epoch) for epoch in count())
+    batches = chain.from_iterable(epochs)
+    if not settings.replayed:
+        return list(islice(batches, settings.steps))
+    others = range(len(own), len(lengths))
+    mix = Mix(settings.replay, settings.seed)
+    return mixed_order(batches, others, settings.steps, settings.batch_size, mix)
 
 
 def _resumed(
@@ -168,7 +183,7 @@ def _steps(
     data: tuple[Sequence[Encoded], Collate],
     settings: Settings,
     engine: Engine,
-    guard: Guard,
+    hooks: Hooks,
 ) -> Callable[[int], Iterator[tuple[int, Step]]]:
     rows, collate = data
 
@@ -185,7 +200,8 @@ def _steps(
                     supervised_tokens=sum(row.supervised_tokens for row in batch),
                     learning_rate=settings.learning_rate * factor,
                     max_grad_norm=settings.max_grad_norm,
-                    anchor=partial(guard.pull, number),
+                    anchor=partial(hooks.guard.pull, number),
+                    objective=hooks.objective,
                 ),
             )
 
