@@ -152,10 +152,9 @@ def analysed(folders: Sequence[Path], compared: Sequence[str]) -> Analysis:
     """The analysis of repeated runs without their single replicates, rounded."""
     from narrowtune.analysis import compare_pooled, together_to_dict
     from narrowtune.analysis.export import comparison_to_dict
+    from narrowtune.analysis.together import Part, together
 
-    record, runs = runs_of(folders[0])
-    for folder in folders[1:]:
-        record, runs = side_by_side((record, runs), runs_of(folder))
+    record, runs = together([Part(str(folder), *runs_of(folder)) for folder in folders])
     found = together_to_dict(record, runs)
     cost = {row.arm: row for one in runs for row in one.record.cost}
     for arm in found["arms"]:
@@ -213,51 +212,6 @@ def runs_of(folder: Path) -> tuple[Record, list[Run]]:
     if not record.replicates:
         return record, [Run(record, read_samples(folder, record))]
     return record, [one for one in read_runs(folder, record) if one.record.status == "complete"]
-
-
-def side_by_side(
-    one: tuple[Record, list[Run]], other: tuple[Record, list[Run]]
-) -> tuple[Record, list[Run]]:
-    """Two runs that differ in their arms alone as one run with the arms of both.
-
-    A cell computed alone has the numbers it has among others, so nothing changes but what can be
-    compared. Replicates that only one of them has are left out.
-    """
-    from narrowtune.analysis import Run, Samples
-
-    theirs = {(run.order, run.seed): run for run in other[1]}
-    runs = [
-        Run(
-            joined(run.record, theirs[key].record),
-            Samples({**theirs[key].samples.rows, **run.samples.rows}),
-            *key,
-        )
-        for run in one[1]
-        if (key := (run.order, run.seed)) in theirs
-    ]
-    return joined(one[0], other[0]), runs
-
-
-def joined(one: Record, other: Record) -> Record:
-    """One record with the arms of both.
-
-    Raises:
-        SystemExit: The two differ in more than arms, or the base was scored differently.
-    """
-    theirs = [arm for arm in other.experiment.arms if arm not in one.experiment.arms]
-    experiment = one.experiment.model_copy(update={"arms": (*one.experiment.arms, *theirs)})
-    same = other.experiment.model_copy(update={"arms": (), "seeds": one.experiment.seeds})
-    if one.experiment.model_copy(update={"arms": ()}) != same:
-        raise SystemExit("the two experiments differ in more than their arms and seeds")
-    of_base = [{s for s in record.scores if s.arm == BASE} for record in (one, other)]
-    if not one.replicates and of_base[0] != of_base[1]:
-        raise SystemExit("the two runs scored the base differently")
-    names = {arm.name for arm in theirs}
-    rows = {
-        kind: (*getattr(one, kind), *(row for row in getattr(other, kind) if row.arm in names))
-        for kind in ("scores", "ledger", "cost")
-    }
-    return one.model_copy(update={"experiment": experiment, **rows})
 
 
 def rounded(value: Any) -> Any:

@@ -47,6 +47,7 @@ LIGHT = [
     ["select", "--help"],
     ["eval", "--help"],
     ["report", "--help"],
+    ["frontier", "--help"],
     ["data", "check", "--help"],
     ["data", "prepare", "--help"],
 ]

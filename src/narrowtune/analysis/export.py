@@ -46,6 +46,7 @@ def to_dict(record: Record, samples: Samples = NO_SAMPLES) -> dict[str, Any]:
             }
             for row in rows
         ],
+        "diverged": [row.model_dump(mode="json") for row in record.diverged],
         "noise_floor": [row for row in record.readings if row.get("probe") == NOISE_FLOOR],
         "against_widest": [
             comparison_to_dict(one) for one in against_widest(record, rows, samples)
@@ -72,6 +73,7 @@ def together_to_dict(record: Record, runs: Runs) -> dict[str, Any]:
         "digest": record.digest,
         "headline": pooled_headline(record, runs),
         "arms": [_pooled(row, runs) for row in (pool_all(runs) if runs else ())],
+        "diverged": [row.model_dump(mode="json") for row in record.diverged],
         "against_widest": [
             comparison_to_dict(one) for one in (pooled_against_widest(runs) if runs else ())
         ],

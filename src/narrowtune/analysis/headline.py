@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from narrowtune.analysis.divergence import diverged_arms, diverged_sentences
 from narrowtune.analysis.estimate import Estimate
 from narrowtune.analysis.matrix import held_out_names, stage_names
 from narrowtune.analysis.replicates import PooledArm, Runs, pool_all, pooled_against_widest
@@ -32,7 +33,7 @@ def headline(record: Record, samples: Samples = NO_SAMPLES) -> str:
     rows = summarise(record, samples)
     finished = [row for row in rows if row.finished and row.learning is not None]
     sentences = _body(record, samples, finished)
-    sentences += _unfinished(record, rows)
+    sentences += _unfinished(record, rows) + diverged_sentences(record)
     broken = [row.arm for row in rows if row.ledger is not None and not row.ledger.held]
     if broken:
         sentences.append(f"The ledger is broken: frozen tensors changed in {listed(broken)}.")
@@ -59,6 +60,7 @@ def pooled_headline(record: Record, runs: Runs) -> str:
         complete = sum(row.status == "complete" for row in record.replicates)
         done = f"{complete} of {len(record.experiment.replicates)} replicates"
         sentences.append(f"The run is not complete (status: {record.status}, {done}).")
+    sentences += diverged_sentences(record)
     broken = [row.arm for row in rows if row.ledger is not None and not row.ledger.held]
     if broken:
         sentences.append(f"The ledger is broken: frozen tensors changed in {listed(broken)}.")
@@ -186,10 +188,11 @@ def _more(gap: Estimate) -> str:
 
 
 def _unfinished(record: Record, rows: tuple[ArmSummary, ...]) -> list[str]:
+    pruned = diverged_arms(record)
     left_out = [
         f"{row.arm} ({len(row.stages_done)} of {counted(len(stage_names(record)), 'stage')})"
         for row in rows
-        if not row.finished
+        if not row.finished and row.arm not in pruned
     ]
     sentences = []
     if record.status != "complete":

@@ -24,6 +24,7 @@ from narrowtune.cli.demo import demo_command
 from narrowtune.cli.doctor import doctor_command
 from narrowtune.cli.evaluate import eval_command
 from narrowtune.cli.explain import explain_command
+from narrowtune.cli.frontier import frontier_command
 from narrowtune.cli.inspect import inspect_command, select_command
 from narrowtune.cli.prepare import data_prepare_command
 from narrowtune.cli.probe import probe_command
@@ -62,6 +63,7 @@ app.command("eval")(eval_command)
 app.command("probe")(probe_command)
 app.command("explain")(explain_command)
 app.command("report")(report_command)
+app.command("frontier")(frontier_command)
 app.command("doctor")(doctor_command)
 data.command("check")(data_check_command)
 data.command("prepare")(data_prepare_command)

@@ -52,11 +52,17 @@ def report_command(
 
 def analysed(record: Record, home: Path, path: Path) -> dict[str, Any]:
     """What `report --json` prints: of one run, or of all replicates together and one by one."""
-    from narrowtune.analysis import pooled_to_dict, to_dict
+    from narrowtune.analysis import Run, pooled_to_dict, to_dict
+    from narrowtune.analysis.frontier_export import frontier_to_dict
     from narrowtune.report import read_runs, read_samples
+    from narrowtune.report.frontier import swept_frontier
 
     if record.replicates:
-        found = pooled_to_dict(record, read_runs(home, record))
+        runs = read_runs(home, record)
+        found = pooled_to_dict(record, runs)
     else:
-        found = to_dict(record, read_samples(home, record))
-    return found | {"report": str(path)}
+        runs = [Run(record, read_samples(home, record))]
+        found = to_dict(record, runs[0].samples)
+    curves = swept_frontier(runs)
+    shown = None if curves is None else frontier_to_dict(curves)
+    return found | {"frontier": shown, "report": str(path)}

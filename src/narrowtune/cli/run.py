@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,13 +33,18 @@ def plan_command(
 ) -> None:
     """Say all that a run would do, and check every input; nothing is trained."""
     from narrowtune.experiment import load_experiment
+    from narrowtune.models.loading import default_device
     from narrowtune.runner import plan
+    from narrowtune.runner.environment import dtype_notes
 
     resolved = plan(load_experiment(experiment, override or ()), experiment.parent)
     if json:
         typer.echo(json_module.dumps(resolved.to_dict(), indent=1))
-        return
-    _print_plan(resolved)
+    else:
+        _print_plan(resolved)
+    # Of this machine, not of the plan: it stays out of the JSON.
+    for note in dtype_notes(resolved.experiment.model.dtype, default_device()):
+        typer.echo(note, err=True)
 
 
 def run_command(
@@ -109,13 +115,14 @@ def show(record: Record, out: Path, json: bool) -> None:
 def _print_plan(plan: Plan) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from narrowtune.report.units import count, memory
 
     arms = plan.to_dict()["arms"]
-    sizes = Table("arm", "trains", "of all", "tensors", "gradient + optimiser", box=SIMPLE_HEAD)
-    stages = Table("arm", "stage", "samples", "steps", "rate", "tokens", box=SIMPLE_HEAD)
+    named = partial(Column, "arm", overflow="fold")  # a cell's name tells its values
+    sizes = Table(named(), "trains", "of all", "tensors", "gradient + optimiser", box=SIMPLE_HEAD)
+    stages = Table(named(), "stage", "samples", "steps", "rate", "tokens", box=SIMPLE_HEAD)
     for arm in arms:
         part = arm["trained_numel"] / arm["total_numel"]
         needed = memory(arm["optimiser_bytes"])

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from narrowtune.errors import InputError, nearest
-from narrowtune.experiment.schema import Experiment, HarnessSpec, TaskSpec
+from narrowtune.experiment.coherence import contradictions
+from narrowtune.experiment.schema import Experiment
+from narrowtune.experiment.scored import HarnessSpec, TaskSpec
+from narrowtune.experiment.section import sections_in
 
 _KINDS = (TaskSpec.__name__, HarnessSpec.__name__)  # in an error's path, not in the file
 
@@ -73,8 +76,10 @@ def parse_experiment(raw: Mapping[str, Any], source: str = "experiment") -> Expe
     try:
         return Experiment.model_validate(raw)
     except ValidationError as error:
-        problems = [f"{source}: {_sentence(item)}" for item in _causes(error.errors())]
-        raise InputError(problems) from error
+        problems = [_sentence(item) for item in _causes(error.errors())]
+        # Pydantic looks at the whole only when every part is right.
+        problems += [f"experiment: {problem}" for problem in contradictions(raw)]
+        raise InputError([f"{source}: {problem}" for problem in problems]) from error
 
 
 def dump_experiment(experiment: Experiment) -> str:
@@ -121,14 +126,23 @@ def _place(here: Any, part: str, text: str) -> Any:
 
 
 def _causes(items: Sequence[Any]) -> list[Any]:
-    """Without the follow-on that a list is too short because its items were refused."""
+    """Without what is told otherwise, and that a list is too short because its items are wrong."""
     paths = [item["loc"] for item in items]
 
     def follows(item: Any) -> bool:
         here = item["loc"]
         return any(len(path) > len(here) and path[: len(here)] == here for path in paths)
 
-    return [item for item in items if not (item["type"] == "too_short" and follows(item))]
+    return [
+        item
+        for item in items
+        if not (item["type"] == "too_short" and follows(item)) and not _of_the_whole(item)
+    ]
+
+
+def _of_the_whole(item: Any) -> bool:
+    """Whether it is what `contradictions` tells one by one."""
+    return not item["loc"] and item["type"] == "value_error"
 
 
 def _sentence(item: Any) -> str:
@@ -159,17 +173,14 @@ def _fields_at(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
         if part in kinds:
             model = kinds[str(part)]
             continue
-        field = model.model_fields.get(str(part))
-        found = list(_models(field.annotation)) if field else []
+        field = _named_fields(model).get(str(part))
+        found = list(sections_in(field.annotation)) if field else []
         if not found:
             return []
         model = found[0]
-    return list(model.model_fields)
+    return list(_named_fields(model))
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if get_origin(annotation) in (Annotated, Union, UnionType, tuple, list):
-        for inner in get_args(annotation):
-            yield from _models(inner)
-    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
+def _named_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Fields by the keys that a file writes."""
+    return {field.alias or name: field for name, field in model.model_fields.items()}

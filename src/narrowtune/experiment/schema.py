@@ -5,31 +5,28 @@ Every class is frozen and refuses unknown keys, so a typo is an error and never 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    Discriminator,
     Field,
-    Tag,
     ValidationError,
     field_validator,
     model_validator,
 )
 
 from narrowtune.errors import InputError
+from narrowtune.experiment.coherence import contradictions
 from narrowtune.experiment.drift import DriftSpec, ProbeSpec
-from narrowtune.experiment.repeats import Replicate, all_orders, wrong_orders, wrong_seeds
+from narrowtune.experiment.methods import MethodSpec
+from narrowtune.experiment.repeats import Replicate, all_orders, twice
+from narrowtune.experiment.scored import HeldOut, Scored
 from narrowtune.experiment.section import Section
+from narrowtune.experiment.sweep import cells_of, keys_to_sweep, wrong_cells, wrong_sweep
 
-MetricName = Literal[
-    "exact", "option", "number", "clock", "yes_no", "vqa", "anls", "relaxed", "f1", "bleu"
-]
-Scoring = Literal["generate", "likelihood", "likelihood-sum"]
 Seed = Annotated[int, Field(lt=2**31)]
-OverlapKind = Literal["images", "questions"]
-Name = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", description="Letters, digits, _ . + -")
+_ARM = r"^[A-Za-z0-9][A-Za-z0-9_.+@=,-]*$"
+ArmName = Field(pattern=_ARM, description="Letters, digits, _ . + - and @ = , as cells have them")
+OfName = Field(default=None, pattern=_ARM, description="The arm that it is a cell of")
 
 
 class ModelSpec(Section):
@@ -42,84 +39,6 @@ class ModelSpec(Section):
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     trust_remote_code: bool = False
-
-
-class Scored(Section):
-    """How something is answered and how its answers are judged.
-
-    `allow_overlap` names what its test may share with any training: `images`, `questions`, both
-    as a list or as `true`. Unless it does, a test that shares them is refused.
-    """
-
-    name: str = Name
-    metric: MetricName = "exact"
-    scoring: Scoring = "generate"
-    limit: int | None = Field(default=None, gt=0)
-    max_new_tokens: int = Field(default=32, gt=0)
-    images: str | None = None
-    allow_overlap: tuple[OverlapKind, ...] = ()
-
-    @field_validator("allow_overlap", mode="before")
-    @classmethod
-    def _kinds(cls, given: Any) -> Any:
-        if isinstance(given, bool):
-            return get_args(OverlapKind) if given else ()
-        return (given,) if isinstance(given, str) else given
-
-
-class TaskSpec(Scored):
-    """One held-out ability that is scored: a test file and how to read its answers."""
-
-    test: str
-
-    @property
-    def source(self) -> str:
-        """Where its samples come from: the test file."""
-        return self.test
-
-
-class HarnessSpec(Section):
-    """A held-out task that a public harness runs and judges; named after it unless told otherwise.
-
-    `metric` is one of the task's own. `include_path` is a folder of task files in the harness's
-    format, looked through first. `chat_template` is for lm-eval; lmms-eval always uses it.
-    """
-
-    harness: Literal["lm-eval", "lmms-eval"]
-    task: str
-    name: str = Name
-    metric: str | None = None
-    limit: int | None = Field(default=None, gt=0)
-    num_fewshot: int | None = Field(default=None, ge=0)
-    chat_template: bool = False
-    max_new_tokens: int | None = Field(default=None, gt=0)
-    include_path: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and "name" not in given:
-            task = str(given.get("task", "task"))
-            return {**given, "name": re.sub(r"[^A-Za-z0-9_.+-]+", "-", task)}
-        return given
-
-    @property
-    def source(self) -> str:
-        """Where its samples come from: the harness and its task; the name too if it has its own."""
-        plain = f"{self.harness}:{self.task}"
-        return plain if self.name == self.task else f"{plain} as {self.name}"
-
-
-def _kind(given: Any) -> str:
-    """Which kind of held-out task an entry is."""
-    asked = isinstance(given, Mapping) and "harness" in given
-    return "HarnessSpec" if asked or isinstance(given, HarnessSpec) else "TaskSpec"
-
-
-HeldOut = Annotated[
-    Annotated[TaskSpec, Tag("TaskSpec")] | Annotated[HarnessSpec, Tag("HarnessSpec")],
-    Discriminator(_kind),
-]
 
 
 class TrainingOverrides(Section):
@@ -148,15 +67,23 @@ class StageSpec(Scored):
 class ArmSpec(Section):
     """One way of teaching; give `recipe` (a built-in name) or `train` (terms), not both.
 
-    Its own `drift` budget replaces the experiment's.
+    `method` is how it trains them, where not by plain descent. Its own `drift` budget replaces the
+    experiment's.
+
+    `sweep` makes it a family: an arm of its own, a cell, for every combination of the values given
+    for training keys (`learning_rate`) and for keys of methods (`lora.rank`). `of` names the family
+    that an arm belongs to; a cell that diverges is recorded, and the run goes on.
     """
 
-    name: str = Name
+    name: str = ArmName
+    of: str | None = OfName
     recipe: str | None = None
     train: tuple[str, ...] | None = None
     keep: tuple[str, ...] = ()
     training: TrainingOverrides = TrainingOverrides()
+    method: MethodSpec = MethodSpec()
     drift: DriftSpec | None = None
+    sweep: dict[str, tuple[Any, ...]] = Field(default={})
 
     @model_validator(mode="after")
     def _one_selection(self) -> Self:
@@ -168,6 +95,33 @@ class ArmSpec(Section):
     def terms(self) -> tuple[str, ...]:
         """The terms this arm trains, a recipe name being a term."""
         return (self.recipe,) if self.recipe is not None else (self.train or ())
+
+    @model_validator(mode="after")
+    def _cells_are_arms(self) -> Self:
+        if not self.sweep:
+            return self
+        known, plain = keys_to_sweep(TrainingOverrides, MethodSpec), self._plain()
+        problems = wrong_sweep(self.sweep, known, plain)
+        problems = problems or wrong_cells(cells_of(plain, self.sweep), ArmSpec)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def family(self) -> str:
+        """What it is compared as: the sweep that it is a cell of, or itself."""
+        return self.of or self.name
+
+    @property
+    def cells(self) -> tuple[ArmSpec, ...]:
+        """The arms that its sweep stands for; itself where it has none."""
+        if not self.sweep:
+            return (self,)
+        return tuple(ArmSpec.model_validate(one) for one in cells_of(self._plain(), self.sweep))
+
+    def _plain(self) -> dict[str, Any]:
+        """What it was given, but the sweep."""
+        return self.model_dump(exclude_unset=True, by_alias=True, exclude={"sweep"})
 
 
 class TrainingSpec(Section):
@@ -238,17 +192,6 @@ class Experiment(Section):
     probes: tuple[ProbeSpec, ...] = ()
     drift: DriftSpec | None = None
 
-    @model_validator(mode="after")
-    def _distinct_names(self) -> Self:
-        tasks = [spec.name for spec in (*self.stages, *self.held_out)]
-        for kind, names in (("arm", [arm.name for arm in self.arms]), ("task", tasks)):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"{kind} names must differ; used twice: {', '.join(twice)}")
-            if "base" in names:
-                raise ValueError(f"the {kind} name 'base' is taken: it means the untouched model")
-        return self
-
     @field_validator("orders", mode="before")
     @classmethod
     def _orders_shape(cls, given: Any) -> Any:
@@ -260,19 +203,20 @@ class Experiment(Section):
             return given
         raise ValueError(f"give 'all', or lists of stage names as [[a, b], [b, a]], not {given!r}")
 
+    @field_validator("arms")
+    @classmethod
+    def _sweeps_are_cells(cls, given: tuple[ArmSpec, ...]) -> tuple[ArmSpec, ...]:
+        names = [arm.name for arm in given]
+        if twice(names) or "base" in names:
+            return given  # refused with the other contradictions
+        cells = tuple(cell for arm in given for cell in arm.cells)
+        if taken := twice([cell.name for cell in cells]):
+            raise ValueError(f"two cells of sweeps would be called {', '.join(sorted(taken))}")
+        return cells
+
     @model_validator(mode="after")
-    def _repeats(self) -> Self:
-        names = [stage.name for stage in self.stages]
-        problems = wrong_seeds(self.seeds, self.seed)
-        if self.orders != "all":
-            problems += wrong_orders(self.orders, names)
-        if self.noise_floor and "base" not in self.evaluate:
-            problems.append("noise_floor scores the base again: add base to evaluate")
-        probes = [one.probe for one in self.probes]
-        problems += [
-            f"probe {name} is asked for twice" for name in {*probes} if probes.count(name) > 1
-        ]
-        if problems:
+    def _coherent(self) -> Self:
+        if problems := contradictions(self.model_dump()):
             raise ValueError("; ".join(problems))
         return self
 

@@ -1,6 +1,6 @@
 """Everything a run produced, as data."""
 
-from narrowtune.record.delta_header import Base, Header, read_header
+from narrowtune.record.delta_header import Base, Experts, Header, read_header
 from narrowtune.record.schema import (
     BASE,
     NOISE_FLOOR,
@@ -8,6 +8,7 @@ from narrowtune.record.schema import (
     Cost,
     DataFile,
     DataOrder,
+    DivergedRow,
     LedgerRow,
     LossRow,
     Record,
@@ -34,6 +35,8 @@ __all__ = [
     "Cost",
     "DataFile",
     "DataOrder",
+    "DivergedRow",
+    "Experts",
     "Header",
     "LedgerRow",
     "LossRow",

@@ -113,6 +113,18 @@ class DataOrder(OfReplicate):
     sha256: str
 
 
+class DivergedRow(OfReplicate):
+    """A cell of a sweep whose loss became no number: where it was, and that it went no further.
+
+    `step` counts from 1; what the arm had learned in earlier stages is in the other rows.
+    """
+
+    arm: str
+    stage: str
+    step: int
+    reason: str
+
+
 class ReplicateRow(Row):
     """One order and seed of a repeated experiment; its own record lies in the folder `name`."""
 
@@ -145,3 +157,4 @@ class Record(Row):
     cost: tuple[Cost, ...] = ()
     losses: tuple[LossRow, ...] = ()
     data_order: tuple[DataOrder, ...] = ()
+    diverged: tuple[DivergedRow, ...] = ()

@@ -46,6 +46,13 @@ def learning_against_held_out(rows: Sequence[ArmSummary | PooledArm]) -> Figure 
     ]
     if not traces:
         return None
+    found = from_the_base(traces)
+    found["layout"]["height"] += legend_height(rows)
+    return found
+
+
+def from_the_base(traces: Sequence[Figure]) -> Figure:
+    """Traces of learning against held-out change, with the base where neither has changed."""
     base = {
         "type": "scatter", "mode": "markers+text", "x": [0], "y": [0], "text": ["base"],
         "textposition": "top right", "textfont": {"color": "var(--muted)"}, "hoverinfo": "skip",
@@ -53,7 +60,6 @@ def learning_against_held_out(rows: Sequence[ArmSummary | PooledArm]) -> Figure 
         "showlegend": False,
     }  # fmt: skip
     layout = plain_layout("learning (points)", "held-out change (points)")
-    layout["height"] += legend_height(rows)
     for axis in ("xaxis", "yaxis"):
         layout[axis] |= {"zeroline": True, "zerolinecolor": "var(--muted)", "zerolinewidth": 1}
     return {"data": [base, *traces], "layout": layout}
@@ -163,8 +169,8 @@ def _arm_point(index: int, arm: str, learned: Estimate, kept: Estimate) -> Figur
     return {
         "type": "scatter", "mode": "markers", "name": arm, "x": [100 * learned.value],
         "y": [100 * kept.value], "hovertext": [text], "hoverinfo": "text",
-        "error_x": _error_bars([learned], [learned.value], index),
-        "error_y": _error_bars([kept], [kept.value], index), "marker": arm_marker(index, 12),
+        "error_x": error_bars([learned], [learned.value], index),
+        "error_y": error_bars([kept], [kept.value], index), "marker": arm_marker(index, 12),
     }  # fmt: skip
 
 
@@ -183,7 +189,7 @@ def _arm_line(
         for stage, value, change in zip(names, values, changes, strict=True)
     ]
     start = f"<b>{BASE}</b><br>{100 * base.value:.1f} %, n = {base.n}"
-    bars = _error_bars(changes, [change.value for change in changes], index)
+    bars = error_bars(changes, [change.value for change in changes], index)
     return {
         "type": "scatter", "mode": "lines+markers", "name": arm, "x": [0, *places],
         "y": [100 * base.value, *(100 * value for value in values)], "hovertext": [start, *hover],
@@ -193,7 +199,8 @@ def _arm_line(
     }  # fmt: skip
 
 
-def _error_bars(estimates: Sequence[Estimate], values: Sequence[float], index: int) -> Figure:
+def error_bars(estimates: Sequence[Estimate], values: Sequence[float], index: int) -> Figure:
+    """Intervals in points around values, in the colour of an arm."""
     pairs = list(zip(estimates, values, strict=True))
     return {
         "type": "data", "symmetric": False, "color": arm_colour(index), "thickness": 1.5,

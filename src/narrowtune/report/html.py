@@ -11,10 +11,12 @@ from plotly.offline import get_plotlyjs
 
 from narrowtune.analysis import Estimate, Runs, Samples
 from narrowtune.analysis.correlation import Coefficient
+from narrowtune.analysis.explaining import Explained
 from narrowtune.analysis.wording import bounds, signed
 from narrowtune.record import Record, write_text_atomically
 from narrowtune.report.drift import coefficient
 from narrowtune.report.explained_page import explained_values
+from narrowtune.report.explaining import share_back
 from narrowtune.report.page import page_values
 from narrowtune.report.pooled import pooled_values
 from narrowtune.report.predictions import read_runs, read_samples
@@ -47,6 +49,18 @@ def render_html(record: Record, samples: Samples, explained: dict[str, Any] | No
     return _rendered("report.html.j2", page_values(record, samples), explained)
 
 
+def write_frontier_html(record: Record, frontier: dict[str, Any], path: Path) -> Path:
+    """Write a page with the frontier alone, of one run or several together, to `path`."""
+    values = {
+        "model": record.experiment.model.id.rstrip("/").rpartition("/")[2],
+        "frontier": frontier,
+        "figures": frontier["figures"],
+        "version": record.environment.get("packages", {}).get("narrowtune", ""),
+    }
+    write_text_atomically(path, _rendered("frontier_page.html.j2", values, None))
+    return path
+
+
 def _rendered(name: str, values: dict[str, Any], explained: dict[str, Any] | None) -> str:
     figures = values["figures"] | (explained["figures"] if explained else {})
     more = {"plotly": get_plotlyjs(), "explained": explained, "figures": figures}
@@ -67,6 +81,7 @@ def _templates() -> Environment:
         "percent": _percent,
         "typeset": _typeset,
         "token": _token,
+        "share_back": _share_back,
         "coefficient": _coefficient,
         "count": count,
         "duration": duration,
@@ -86,6 +101,10 @@ def _points(value: float) -> str:
 
 def _bounds(estimate: Estimate) -> str:
     return _typeset(bounds(estimate))
+
+
+def _share_back(found: Explained) -> str:
+    return _typeset(share_back(found))
 
 
 def _typeset(text: str) -> str:

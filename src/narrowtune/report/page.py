@@ -38,6 +38,7 @@ from narrowtune.report.figures import (
     learning_against_held_out,
     loss_curves,
 )
+from narrowtune.report.frontier import frontier_values
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ def page_values(record: Record, samples: Samples) -> dict[str, Any]:
     rows = summarise(record, samples)
     matrices = [accuracy_matrix(record, row.arm, samples) for row in rows]
     drift = drift_values([Run(record, samples)], [row.arm for row in rows])
-    figures = _figures(record, rows, matrices) | (drift["figures"] if drift else {})
+    frontier = frontier_values([Run(record, samples)])
+    figures = _figures(record, rows, matrices)
+    for part in (drift, frontier):
+        figures |= part["figures"] if part else {}
     return {
         "record": record,
         "headline": headline(record, samples),
@@ -76,6 +80,7 @@ def page_values(record: Record, samples: Samples) -> dict[str, Any]:
             (row.arm, one) for row in rows for one in form_shifts([Run(record, samples)], row.arm)
         ],
         "drift": drift,
+        "frontier": frontier,
         "tests": _tests(record, rows, samples),
         "noise": [row for row in record.readings if row.get("probe") == NOISE_FLOOR],
         "losses": [stage for stage in stage_names(record) if f"loss-{stage}" in figures],

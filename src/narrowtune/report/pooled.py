@@ -26,6 +26,7 @@ from narrowtune.report.figures import (
     held_out_through_stages,
     learning_against_held_out,
 )
+from narrowtune.report.frontier import frontier_values
 from narrowtune.report.page import experiment_yaml
 
 
@@ -33,6 +34,10 @@ def pooled_values(record: Record, runs: Runs) -> dict[str, Any]:
     """All the template shows."""
     rows = pool_all(runs) if runs else ()
     drift = drift_values(runs, [row.arm for row in rows])
+    frontier = frontier_values(runs)
+    figures = _figures(rows, runs)
+    for part in (drift, frontier):
+        figures |= part["figures"] if part else {}
     return {
         "record": record,
         "headline": pooled_headline(record, runs),
@@ -48,7 +53,8 @@ def pooled_values(record: Record, runs: Runs) -> dict[str, Any]:
         "share": share_of,
         "forms": [(row.arm, one) for row in rows for one in form_shifts(runs, row.arm)],
         "drift": drift,
-        "figures": _figures(rows, runs) | (drift["figures"] if drift else {}),
+        "frontier": frontier,
+        "figures": figures,
         "experiment": experiment_yaml(record),
         "version": record.environment.get("packages", {}).get("narrowtune", ""),
     }

@@ -12,7 +12,7 @@ from narrowtune.errors import InputError, RunFailed
 from narrowtune.experiment import digest
 from narrowtune.models.loading import choose_dtype
 from narrowtune.record import BASE, Record
-from narrowtune.runner.arm import Session, load_base, score_all, teach_arm
+from narrowtune.runner.arm import saves_model, score_all, teach_arm
 from narrowtune.runner.base import borrow_base
 from narrowtune.runner.drift import read_probes
 from narrowtune.runner.environment import HARDWARE, environment
@@ -22,6 +22,7 @@ from narrowtune.runner.journal import Journal
 from narrowtune.runner.noise import measure_noise
 from narrowtune.runner.observer import Observer
 from narrowtune.runner.plan import Plan
+from narrowtune.runner.session import Session, load_base
 from narrowtune.training import Diverged, Interrupted
 
 
@@ -75,7 +76,13 @@ def run_once(
 
 def nothing_left(record: Record, plan: Plan, folder: Path, options: Options) -> bool:
     """Whether a record is complete, and so are the models that are to lie beside it."""
-    models = [model_path(folder, arm.name) for arm in plan.arms if options.save_models]
+    pruned = {row.arm for row in record.diverged}
+    arms = [
+        arm.name
+        for arm in plan.arms
+        if saves_model(arm, options.save_models) and arm.name not in pruned
+    ]
+    models = [model_path(folder, arm) for arm in arms]
     return record.status == "complete" and all(model.exists() for model in models)
 
 

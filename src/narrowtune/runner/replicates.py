@@ -11,6 +11,7 @@ from narrowtune.errors import NarrowTuneError
 from narrowtune.experiment import Replicate
 from narrowtune.models.loading import check_device
 from narrowtune.record import RECORD_NAME, Record, ReplicateRow, Status, read_record, write_record
+from narrowtune.runner.environment import dtype_notes
 from narrowtune.runner.execute import Options, Setting, nothing_left, run_once
 from narrowtune.runner.folder import claim
 from narrowtune.runner.observer import Observer
@@ -50,6 +51,8 @@ def run(
     engine = Engine(check_device(chosen.device))
     engine.wait()  # nobody writes the record before everybody has seen the folder
     setting = Setting(engine, chosen, observer or Observer())
+    for note in dtype_notes(plan.experiment.model.dtype, str(engine.device)):
+        setting.observer.note(note)
     if plan.experiment.repeated:
         return _run_replicates(plan, folder, setting)
     return _go_on(plan, folder, earlier, setting, None)
@@ -119,7 +122,7 @@ def _gather(
         for replicate in plan.experiment.replicates
         if (folder / replicate.name / RECORD_NAME).exists()
     ]
-    kinds = ("scores", "ledger", "cost", "data_order")
+    kinds = ("scores", "ledger", "cost", "data_order", "diverged")
     gathered: dict[str, Any] = {kind: _rows(found, kind) for kind in kinds}
     gathered["readings"] = tuple(
         row | {"replicate": replicate.name} for replicate, one in found for row in one.readings

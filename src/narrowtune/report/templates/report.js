@@ -8,6 +8,7 @@
     responsive: true,
     displaylogo: false,
     plotlyServerURL: "",
+    toImageButtonOptions: { format: "svg" },
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "pan2d"],
   };
 

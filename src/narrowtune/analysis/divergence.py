@@ -1,0 +1,27 @@
+"""Which cells of sweeps diverged, in words."""
+
+from __future__ import annotations
+
+from narrowtune.analysis.wording import counted
+from narrowtune.record import DivergedRow, Record
+
+
+def diverged_arms(record: Record) -> dict[str, list[DivergedRow]]:
+    """The cells that diverged, in the experiment's order, with where each did."""
+    found = {
+        arm.name: [row for row in record.diverged if row.arm == arm.name]
+        for arm in record.experiment.arms
+    }
+    return {arm: rows for arm, rows in found.items() if rows}
+
+
+def diverged_sentences(record: Record) -> list[str]:
+    """One sentence that names them; none where none did."""
+    told = [f"{arm} ({_where(record, rows)})" for arm, rows in diverged_arms(record).items()]
+    return [f"Diverged: {'; '.join(told)}."] if told else []
+
+
+def _where(record: Record, rows: list[DivergedRow]) -> str:
+    if record.replicates:
+        return f"in {len(rows)} of {counted(len(record.experiment.replicates), 'replicate')}"
+    return f"while taught {rows[0].stage}, at step {rows[0].step}"
