@@ -22,6 +22,7 @@ from cells import change, percent, table
 from drifted import TABLES as DRIFTED
 from drifted import shown
 from explained import TABLES as EXPLAINED
+from frontiers import TABLES as FRONTIERS
 
 from narrowtune.record import BASE
 
@@ -141,6 +142,7 @@ TABLES: dict[str, Callable[[Analysis], str]] = {
     "pairs": pairs,
     **DRIFTED,
     **EXPLAINED,
+    **FRONTIERS,
 }
 
 
@@ -157,6 +159,7 @@ def analysed(folders: Sequence[Path], compared: Sequence[str]) -> Analysis:
     record, runs = together([Part(str(folder), *runs_of(folder)) for folder in folders])
     found = together_to_dict(record, runs)
     cost = {row.arm: row for one in runs for row in one.record.cost}
+    found["arms"] = [arm for arm in found["arms"] if arm["arm"] in cost]  # of the others nothing
     for arm in found["arms"]:
         row = cost[arm["arm"]]
         arm["trained"] = row.trained_numel / row.total_numel
