@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,21 @@ def recovery(analysis: Analysis) -> str:
     return table(heads, rows)
 
 
+def matrix(analysis: Analysis) -> str:
+    """Every skill's score after every stage, of a run of one order: the accuracy matrix."""
+    skills = [stage["name"] for stage in analysis["experiment"]["stages"]]
+    rows = [
+        (
+            "base" if one["arm"] == BASE else one["arm"],
+            "-" if one["arm"] == BASE else one["stage"],
+            *(f"{100 * one['scores'][skill]:.0f}" for skill in skills),
+            f"{100 * one['held_out']:.1f}",
+        )
+        for one in analysis["matrix"]
+    ]
+    return table(("arm", "after", *skills, "held-out, mean"), rows)
+
+
 def pairs(analysis: Analysis) -> str:
     """Arms compared with each other, replicate by replicate on the same samples."""
     rows = [
@@ -139,6 +154,7 @@ TABLES: dict[str, Callable[[Analysis], str]] = {
     "after-skill": after_skill,
     "forms": forms,
     "recovery": recovery,
+    "matrix": matrix,
     "pairs": pairs,
     **DRIFTED,
     **EXPLAINED,
@@ -170,6 +186,8 @@ def analysed(folders: Sequence[Path], compared: Sequence[str]) -> Analysis:
         ]
     given = [pair.split(":") for pair in compared]
     found["pairs"] = [comparison_to_dict(compare_pooled(runs, *pair)) for pair in given]
+    if len(runs) == 1:
+        found["matrix"] = list(scores_of(runs[0].record))
     complete = [f"order-{one.order}/seed-{one.seed}" for one in runs]
     return rounded(
         found
@@ -180,6 +198,18 @@ def analysed(folders: Sequence[Path], compared: Sequence[str]) -> Analysis:
             "environment": runs[-1].record.environment,
         }
     )
+
+
+def scores_of(record: Record) -> Iterator[Analysis]:
+    """Base and arms after every stage: each skill's score, and the held-out mean."""
+    table: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+    for row in record.scores:
+        roles = table.setdefault((row.arm, row.stage), {"target": {}, "held_out": {}})
+        roles[row.role][row.task] = row.value
+    for (arm, stage), roles in table.items():
+        held_out = roles["held_out"].values()
+        mean = sum(held_out) / len(held_out) if held_out else 0.0
+        yield {"arm": arm, "stage": stage, "scores": roles["target"], "held_out": mean}
 
 
 def explanations_of(folders: Sequence[Path]) -> Analysis:
