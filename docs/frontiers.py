@@ -50,9 +50,14 @@ def cells(analysis: Analysis) -> str:
 def gaps(analysis: Analysis) -> str:
     """Families against each other where both have learned the same."""
     rows = [
-        (one["family"], one["other"], f"{100 * one['level']:g} %", change(one["difference"]))
+        (
+            one["family"],
+            one["other"],
+            f"{100 * one['level']:g} %",
+            f"**{_open(one['difference'])}**" if one["clear"] else _open(one["difference"]),
+        )
         for one in analysis["frontier"]["gaps"]
-        if one["quantity"] == "kept" and one["difference"] is not None
+        if one["quantity"] == "kept"
     ]
     return table(("family", "against", "at", "kept more by"), rows)
 
@@ -65,6 +70,8 @@ def _matched(one: dict[str, Any]) -> str:
 
 def _open(value: dict[str, Any]) -> str:
     """Points, an end of the interval that is open told as such."""
+    if value["value"] is None:
+        return "-"
     ends = (value[key] for key in ("low", "high"))
     low, high = ("open" if end is None else f"{100 * end:+.1f}" for end in ends)
     return f"{100 * value['value']:+.1f} [{low}, {high}]"

@@ -170,6 +170,8 @@ def analysed(folders: Sequence[Path], compared: Sequence[str]) -> Analysis:
     """The analysis of repeated runs without their single replicates, rounded."""
     from narrowtune.analysis import compare_pooled, together_to_dict
     from narrowtune.analysis.export import comparison_to_dict
+    from narrowtune.analysis.frontier import frontier
+    from narrowtune.analysis.frontier_export import frontier_to_dict
     from narrowtune.analysis.together import Part, together
 
     record, runs = together([Part(str(folder), *runs_of(folder)) for folder in folders])
@@ -186,6 +188,8 @@ def analysed(folders: Sequence[Path], compared: Sequence[str]) -> Analysis:
         ]
     given = [pair.split(":") for pair in compared]
     found["pairs"] = [comparison_to_dict(compare_pooled(runs, *pair)) for pair in given]
+    if any(arm.of for arm in record.experiment.arms) and (curves := frontier(runs)):
+        found["frontier"] = frontier_to_dict(curves)
     if len(runs) == 1:
         found["matrix"] = list(scores_of(runs[0].record))
     complete = [f"order-{one.order}/seed-{one.seed}" for one in runs]
