@@ -94,6 +94,10 @@ def plain(home: Path) -> dict[str, torch.Tensor]:
     return delta(taught(home, "plain", {})[1])
 
 
+QUICK = ("lora", "moe", "lwf-base", "several")
+"""What the default tests run; between them they hold every kind of work that a method does."""
+
+
 class StopsAt(Observer):
     """Interrupts the second stage in its middle."""
 
@@ -106,7 +110,10 @@ class StopsAt(Observer):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS],
+)
 def test_a_method_holds_the_ledger_and_goes_on_to_the_same_bits(
     home: Path, plain: dict[str, torch.Tensor], name: str
 ) -> None:
@@ -123,7 +130,7 @@ def test_a_method_holds_the_ledger_and_goes_on_to_the_same_bits(
     assert resumed.losses == record.losses
 
 
-@pytest.mark.parametrize("name", ["moe", "moe-1"])
+@pytest.mark.parametrize("name", ["moe", pytest.param("moe-1", marks=pytest.mark.slow)])
 def test_a_mixture_is_loaded_from_its_deltas(home: Path, name: str) -> None:
     folder = home / name if (home / name).exists() else taught(home, name, METHODS[name])[1]
     files = [folder / "arms/arm" / stage / "delta.safetensors" for stage in ("counting", "clock")]
@@ -210,6 +217,7 @@ def test_the_ends_of_interpolation(
     assert all(torch.equal(values, before[name]) for name, values in delta(folder).items())
 
 
+@pytest.mark.slow
 def test_a_validation_set_picks_the_best_share(home: Path) -> None:
     method = {"wise-ft": {"validation": [VALIDATION]}}
     record, _ = taught(home, "picked", method)
@@ -233,6 +241,7 @@ def test_replay_draws_from_the_stages_before(home: Path) -> None:
     assert any("nothing to go by in stage counting" in note for note in made.notes(arm))
 
 
+@pytest.mark.slow
 def test_distance_to_the_base_shrinks_with_its_weight(home: Path) -> None:
     before = dict(fresh().named_parameters())
 
