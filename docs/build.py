@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 COMMANDS = (
     "demo", "inspect", "select", "plan", "train", "run", "eval", "probe", "explain", "report",
-    "frontier", "delta show", "delta apply", "delta scale", "delta verify", "data check",
-    "data prepare", "doctor",
+    "frontier", "recommend", "delta show", "delta apply", "delta scale", "delta verify",
+    "data check", "data prepare", "doctor",
 )  # fmt: skip
 INTRODUCTION = """# Command line
 

@@ -28,6 +28,7 @@ from narrowtune.cli.frontier import frontier_command
 from narrowtune.cli.inspect import inspect_command, select_command
 from narrowtune.cli.prepare import data_prepare_command
 from narrowtune.cli.probe import probe_command
+from narrowtune.cli.recommend import recommend_command
 from narrowtune.cli.report import report_command
 from narrowtune.cli.run import plan_command, run_command
 from narrowtune.cli.train import train_command
@@ -64,6 +65,7 @@ app.command("probe")(probe_command)
 app.command("explain")(explain_command)
 app.command("report")(report_command)
 app.command("frontier")(frontier_command)
+app.command("recommend")(recommend_command)
 app.command("doctor")(doctor_command)
 data.command("check")(data_check_command)
 data.command("prepare")(data_prepare_command)

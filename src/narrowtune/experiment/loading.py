@@ -43,6 +43,17 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     Raises:
         InputError: Listing all that is wrong, each with the key's path and the nearest known key.
     """
+    raw = read_experiment(path)
+    apply_overrides(raw, overrides)
+    return parse_experiment(raw, str(path))
+
+
+def read_experiment(path: str | Path) -> dict[str, Any]:
+    """What an experiment's file holds, as plain data, not yet checked.
+
+    Raises:
+        InputError: It is not there, no YAML, or no mapping.
+    """
     file = Path(path)
     if not file.is_file():
         raise InputError(f"no experiment file at {file}")
@@ -53,8 +64,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     raw = read_yaml(text, str(file))
     if not isinstance(raw, dict):
         raise InputError(f"{file} must hold keys such as model, stages and arms; it holds {raw!r}")
-    apply_overrides(raw, overrides)
-    return parse_experiment(raw, str(file))
+    return raw
 
 
 def apply_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> None:

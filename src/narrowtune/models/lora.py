@@ -82,7 +82,9 @@ class Adapters:
             target_modules=rf"(?:{'|'.join(modules)})",
         )
         torch.manual_seed(seed)
-        self._wrapped: PeftModel = _peft().get_peft_model(model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of PEFT's use of transformers
+            self._wrapped: PeftModel = _peft().get_peft_model(model, config)
         self.named = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
 
     def save(self, folder: Path, base: str) -> None:

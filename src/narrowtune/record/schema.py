@@ -114,7 +114,7 @@ class DataOrder(OfReplicate):
 
 
 class DivergedRow(OfReplicate):
-    """A cell of a sweep whose loss became no number: where it was, and that it went no further.
+    """A cell that was given up, its loss being no number, say: where, why, and that it ended there.
 
     `step` counts from 1; what the arm had learned in earlier stages is in the other rows.
     """

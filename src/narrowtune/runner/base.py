@@ -1,4 +1,4 @@
-"""The untouched model's scores and readings, taken from a replicate that has them already."""
+"""The untouched model's scores and readings, taken from a run that has them already."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ def borrow_base(session: Session) -> None:
     same = ("model_sha256", "dtype", *HARDWARE)
     if any(earlier.environment.get(k) != journal.record.environment.get(k) for k in same):
         return
-    versions = {task.name: task.prepared.version for task in session.plan.tasks}
+    tasks = {task.name: task.prepared for task in session.plan.tasks}
+    wanted = {name: (task.version, task.size) for name, task in tasks.items()}
     for score in earlier.scores:
-        mine = score.arm == BASE and versions.get(score.task) == score.task_version
+        same_task = wanted.get(score.task) == (score.task_version, score.n)
+        mine = score.arm == BASE and same_task
         if mine and not journal.has("scores", arm=BASE, stage=BASE, task=score.task):
             _borrow(session, source, score)
     readings = [row for row in earlier.readings if row.get("arm") == BASE]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ class Options:
     Attributes:
         device: A torch device; the GPU where there is one, otherwise the CPU.
         checkpoint_seconds: How often a stage in progress is saved.
+        base_from: Folder of a run of the same model, whose scores of the base are taken over for
+            tasks of the same version and size.
+        stop: Asked between steps and tasks; True ends the run as Ctrl-C does, to be resumed.
         save_models: Whether each arm's finished model is written as a folder that
             `from_pretrained` loads. The trained tensors of every stage are kept in any case.
     """
@@ -40,6 +44,8 @@ class Options:
     device: str | None = None
     checkpoint_seconds: float = 60.0
     save_models: bool = True
+    base_from: Path | None = None
+    stop: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def _watched(session: Session) -> None:
     journal = session.journal
     try:
         with deterministic(), stop_on_signal(session.observer.note) as stop:
-            session.should_stop = stop
+            session.should_stop = lambda: stop() or session.options.stop()
             _everything(session)
     except (KeyboardInterrupt, Interrupted) as error:
         journal.status("interrupted", str(error) or "interrupted")

@@ -1,4 +1,4 @@
-"""Cells of a sweep that diverge: recorded and left, so that the cells after them go on."""
+"""Cells that are given up, diverged ones: recorded and left, so that those after them go on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from narrowtune.record import DivergedRow
 from narrowtune.runner.folder import checkpoint_path, looks_path
 from narrowtune.runner.plan import ArmPlan
-from narrowtune.training import Diverged
+from narrowtune.training import Abandoned
 
 if TYPE_CHECKING:
     from narrowtune.runner.session import Session
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 @contextmanager
 def prune_diverged(session: Session, arm: ArmPlan) -> Iterator[None]:
-    """Keep what is done inside from ending the run when a cell diverges; the record says it did.
+    """Keep what is done inside from ending the run when a cell diverges; the record says why.
 
     Its remaining stages are not taught, and a resumed run does not try again.
 
     Raises:
-        Diverged: If the arm is no cell of a sweep: nothing else was asked for in its place.
+        Abandoned: If the arm is no cell of a sweep: nothing else was asked for in its place.
     """
     try:
         yield
-    except Diverged as error:
+    except Abandoned as error:
         if arm.spec.of is None:
             raise
         taught = {row.stage for row in session.journal.record.ledger if row.arm == arm.name}
         stage = next(one.name for one in session.plan.stages if one.name not in taught)
         row = DivergedRow(arm=arm.name, stage=stage, step=error.step, reason=error.reason)
         session.journal.add(diverged=[row])
-        session.observer.note(f"{arm.name} diverged while taught {stage}: {error}; going on")
+        session.observer.note(f"{arm.name} is given up, while taught {stage}: {error}; going on")
         if session.engine.is_main:
             for path in (checkpoint_path, looks_path):
                 path(session.folder, arm.name, stage).unlink(missing_ok=True)

@@ -55,7 +55,7 @@ def run(
         setting.observer.note(note)
     if plan.experiment.repeated:
         return _run_replicates(plan, folder, setting)
-    return _go_on(plan, folder, earlier, setting, None)
+    return _go_on(plan, folder, earlier, setting, chosen.base_from)
 
 
 def _part_of(record: Record, plan: Plan) -> bool:

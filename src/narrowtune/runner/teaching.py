@@ -25,7 +25,7 @@ from narrowtune.runner.folder import adapter_path, checkpoint_path, delta_path, 
 from narrowtune.runner.methods import StageMethods
 from narrowtune.runner.plan import ArmPlan, StagePlan
 from narrowtune.runner.session import Learner, Session, Trained
-from narrowtune.training import Diverged, Guards, Hooks, StageResult, StepResult, run_stage
+from narrowtune.training import Abandoned, Guards, Hooks, StageResult, StepResult, run_stage
 
 
 def teach_stage(session: Session, learner: Learner, unit: tuple[ArmPlan, StagePlan]) -> None:
@@ -143,7 +143,7 @@ def _run(
     data = (session.plan.rows(*unit), partial(_batch, session))
     try:
         return run_stage(model, methods.named, data, settings, session.engine, hooks)
-    except Diverged:
+    except Abandoned:
         session.journal.add(losses=_losses(unit, here), readings=watching.rows(unit))
         raise
 

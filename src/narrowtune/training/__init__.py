@@ -5,13 +5,21 @@ from narrowtune.training.budget import Gate, Looking, Measured, Penalty, StopAtB
 from narrowtune.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from narrowtune.training.distillation import Distillation, Remembered, Swapped
 from narrowtune.training.guard import Guard, Guards, GuardState, Unguarded
-from narrowtune.training.loop import Diverged, Objective, StepResult, labels_alone, teach
+from narrowtune.training.loop import (
+    Abandoned,
+    Diverged,
+    Objective,
+    StepResult,
+    labels_alone,
+    teach,
+)
 from narrowtune.training.schedule import learning_rate_factor, planned_steps
 from narrowtune.training.settings import Settings
 from narrowtune.training.stage import Hooks, Interrupted, StageResult, batch_order, run_stage
 from narrowtune.training.weights import TrainedWeights
 
 __all__ = [
+    "Abandoned",
     "AnswerAnchor",
     "Checkpoint",
     "Distillation",

@@ -73,17 +73,21 @@ class StepResult:
     grad_norm: float
 
 
-class Diverged(NarrowTuneError):
-    """The loss or the gradient is no longer a number; the weights are those of the step before.
+class Abandoned(NarrowTuneError):
+    """A stage was given up: what it has trained so far is of no use.
 
     Args:
-        reason: What is no number.
+        reason: Why.
         step: The step it was seen at, from 1.
     """
 
     def __init__(self, reason: str, step: int) -> None:
         self.reason, self.step = reason, step
         super().__init__(f"{reason} at step {step}")
+
+
+class Diverged(Abandoned):
+    """The loss or the gradient is no longer a number; the weights are those of the step before."""
 
 
 def teach(

@@ -1,0 +1,102 @@
+"""How many candidates are taught how long: successive halving within a budget of seconds.
+
+Every rung teaches about a third of the candidates of the one before about three times as long
+(Jamieson & Talwalkar 2016, arXiv 1502.07943, section 3; eta as in Hyperband, arXiv 1603.06560).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+
+ETA = 3
+LENGTHS = (1.0, 0.5, 0.25, 0.125)
+"""Shares of the whole training that the last rung may have: less only where time is short."""
+
+WORTH = 6
+"""Fewer candidates than this and the last rung is shortened first."""
+
+LEAST = 2
+"""Of one candidate nothing is chosen."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Seconds that a candidate takes, predicted, were it taught and scored in full.
+
+    Attributes:
+        fixed: Whatever its length.
+        teaching: All steps of all stages.
+        scoring: All test samples after all stages.
+        base: Scoring the base once.
+    """
+
+    fixed: float
+    teaching: float
+    scoring: float
+    base: float
+
+    def of(self, rung: Rung) -> float:
+        """Of one candidate in a rung."""
+        return self.fixed + rung.steps * self.teaching + rung.tests * self.scoring
+
+    def whole(self, rung: Rung) -> float:
+        """Of a rung with all its candidates, and the base scored on its tests."""
+        return rung.candidates * self.of(rung) + self.fixed + rung.tests * self.base
+
+
+@dataclass(frozen=True)
+class Rung:
+    """How many candidates, which share of the steps, which share of the test samples."""
+
+    candidates: int
+    steps: float
+    tests: float
+
+
+def designed(
+    prices: Prices, most: int, seconds: float, telling: float = 0.0
+) -> tuple[Rung, ...] | None:
+    """The rungs of a search that is predicted to take at most `seconds`.
+
+    The whole training in the last rung is preferred to more candidates, as long as there are six;
+    more candidates to fewer rungs; and fewer rungs, the first of which is longer, where they fit.
+
+    Args:
+        prices: What a candidate takes.
+        most: How many candidates there are.
+        seconds: What is left of the budget.
+        telling: The least share of the steps in the first rung of several.
+
+    Returns:
+        None where not even two candidates taught an eighth of the steps fit.
+    """
+    for least in (min(most, WORTH), min(most, LEAST)):
+        for rungs in _designs(most, least, telling):
+            if sum(map(prices.whole, rungs)) <= seconds:
+                return rungs
+    return None
+
+
+def least_seconds(prices: Prices, most: int) -> float:
+    """What the smallest search takes."""
+    return min(sum(map(prices.whole, rungs)) for rungs in _designs(most, min(most, LEAST), 0.0))
+
+
+def _designs(most: int, least: int, telling: float) -> Iterator[tuple[Rung, ...]]:
+    for length in LENGTHS:
+        for candidates in range(most, least - 1, -1):
+            for count in (1, 2, 3) if candidates > LEAST else (1,):
+                rungs = _rungs(candidates, length, count)
+                if count == 1 or rungs[0].steps >= telling:
+                    yield rungs
+
+
+def _rungs(candidates: int, length: float, count: int) -> tuple[Rung, ...]:
+    rungs = []
+    for place in range(count):
+        shrunk = ETA ** (count - 1 - place)
+        left = min(candidates, max(LEAST, ceil(candidates / ETA**place)))
+        rungs.append(Rung(left, length / shrunk, 1 / shrunk))
+    return tuple(rungs)
