@@ -15,6 +15,8 @@ SVAMP comes as one file: 300 rows drawn by the seed are its test. All other spli
 PubMedQA's skill `pubmedqa` asks about the abstract as published, without its conclusion;
 `pubmedqa-results` about its section of results alone, a third as long.
 A question that stands in both halves of a split is taken out of the training half.
+
+With --bare the training half does not say how to answer ("Answer with ..."); the test half does.
 """
 
 from __future__ import annotations
@@ -161,6 +163,13 @@ def without(rows: Iterable[Row], test: Iterable[Row]) -> list[Row]:
     return [row for row in rows if _question(row) not in asked]
 
 
+def bare(row: Row) -> Row:
+    """The row without the sentence that says how to answer, which ends its prompt."""
+    prompt, answer = row["messages"]
+    text = re.sub(r"\s*\bAnswer with [^\n]*$", "", prompt["content"])
+    return row | {"messages": [prompt | {"content": text}, answer]}
+
+
 def _question(row: Row) -> str:
     return plain_words(row["messages"][0]["content"])
 
@@ -176,7 +185,9 @@ def main() -> None:
             split = SKILLS[name](folder, arguments.seed)
         except (OSError, ValueError, KeyError) as error:
             raise SystemExit(f"{name}: {type(error).__name__}: {error}") from error
-        write(without(split.train, split.test), arguments.out / name / "train.jsonl")
+        taught = without(split.train, split.test)
+        taught = [bare(row) for row in taught] if arguments.bare else taught
+        write(taught, arguments.out / name / "train.jsonl")
         write(split.test, arguments.out / name / "test.jsonl")
 
 
@@ -188,6 +199,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--skills", nargs="+", choices=SKILLS, default=["svamp", "trec"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bare", action="store_true", help="train without 'Answer with ...'")
     return parser.parse_args()
 
 

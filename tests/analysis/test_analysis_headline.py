@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from narrowtune.analysis import headline
+from narrowtune.experiment import ArmSpec
 from narrowtune.record import LedgerRow
 
 BASE = {"s1": 0.1, "s2": 0.1, "h1": 0.8, "h2": 0.8}
@@ -126,3 +127,22 @@ def test_a_broken_ledger_is_in_the_headline(make_record) -> None:
     values = {("wide", "s1"): run(0.9, 0.1, 0.8), ("wide", "s2"): run(0.9, 0.9, 0.8)}
     text = headline(make_record({("base", "base"): BASE} | values, ledger=(row,)))
     assert "The ledger is broken: frozen tensors changed in wide." in text
+
+
+def test_methods_and_the_shares_they_picked_are_told(make_record) -> None:
+    values = {("base", "base"): BASE, ("plain", "s2"): BASE, ("held", "s2"): BASE}
+    plain = make_record(values)
+    assert "Not taught by plain descent" not in headline(plain)
+    spec = {"name": "held", "recipe": "full", "method": {"wise-ft": {"alpha": 0.5}, "lwf": {}}}
+    arms = (plain.experiment.arms[0], ArmSpec.model_validate(spec))
+    experiment = plain.experiment.model_copy(update={"arms": arms})
+    told = make_record(values, experiment=experiment)
+    assert "Not taught by plain descent alone: held by lwf and wise-ft." in headline(told)
+    assert "wise-ft kept" not in headline(told)  # the share was given, not picked
+
+    def reading(part: str, stage: str, share: float) -> dict[str, object]:
+        return {"probe": "wise_ft", "part": part, "arm": "held", "stage": stage, "value": share}
+
+    rows = (reading("tried", "s1", 0.3), reading("chosen", "s1", 0.4), reading("chosen", "s2", 1.0))
+    picked = make_record(values, experiment=experiment, readings=rows)
+    assert "Of what held had changed, wise-ft kept 0.4 of s1 and 1 of s2." in headline(picked)

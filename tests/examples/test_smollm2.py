@@ -133,6 +133,15 @@ def test_prepare_data_writes_chats(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert answer(row) == "place"
 
 
+@pytest.mark.parametrize("hint", ["SVAMP_HINT", "NUMBER_HINT", "TREC_HINT", "PUBMED_HINT"])
+def test_a_bare_row_does_not_say_how_to_answer(hint: str) -> None:
+    asked = rows.chat("1", f"Answer with care. How many?\n{getattr(prepare, hint)}", "3")
+    assert prepare.bare(asked)["messages"][0]["content"] == "Answer with care. How many?"
+    assert prepare.bare(asked)["messages"][1] == asked["messages"][1]
+    banking = rows.chat("1", f"My card is gone.\n{prepare.BANKING_HINT}", "lost card")
+    assert prepare.bare(banking)["messages"][0]["content"].endswith("request to the bank is this?")
+
+
 def test_prepare_data_names_a_missing_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

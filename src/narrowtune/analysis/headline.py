@@ -17,6 +17,7 @@ from narrowtune.analysis.summary import (
     compare_arms,
     summarise,
 )
+from narrowtune.analysis.taught import taught_sentences
 from narrowtune.analysis.wording import bounds, counted, listed, signed, with_bounds
 from narrowtune.record import Record
 
@@ -33,6 +34,7 @@ def headline(record: Record, samples: Samples = NO_SAMPLES) -> str:
     rows = summarise(record, samples)
     finished = [row for row in rows if row.finished and row.learning is not None]
     sentences = _body(record, samples, finished)
+    sentences += taught_sentences(record)
     sentences += _unfinished(record, rows) + diverged_sentences(record)
     broken = [row.arm for row in rows if row.ledger is not None and not row.ledger.held]
     if broken:
@@ -60,7 +62,7 @@ def pooled_headline(record: Record, runs: Runs) -> str:
         complete = sum(row.status == "complete" for row in record.replicates)
         done = f"{complete} of {len(record.experiment.replicates)} replicates"
         sentences.append(f"The run is not complete (status: {record.status}, {done}).")
-    sentences += diverged_sentences(record)
+    sentences += taught_sentences(record) + diverged_sentences(record)
     broken = [row.arm for row in rows if row.ledger is not None and not row.ledger.held]
     if broken:
         sentences.append(f"The ledger is broken: frozen tensors changed in {listed(broken)}.")

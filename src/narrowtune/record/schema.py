@@ -15,6 +15,9 @@ BASE = "base"
 NOISE_FLOOR = "noise_floor"
 """The probe whose readings compare two scorings of the base, in batches of different sizes."""
 
+WISE_FT = "wise_ft"
+"""The probe of readings about the share of a stage's change that was kept: tried, and chosen."""
+
 Status = Literal["running", "interrupted", "failed", "complete"]
 
 

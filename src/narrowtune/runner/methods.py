@@ -23,6 +23,7 @@ from narrowtune.models.lora import Adapters, Rank
 from narrowtune.models.processing import Processing
 from narrowtune.probes.anchor import Anchor
 from narrowtune.probes.reference import Reference
+from narrowtune.record import WISE_FT
 from narrowtune.training import (
     AnswerAnchor,
     Distillation,
@@ -42,8 +43,6 @@ Trained = Sequence[tuple[str, nn.Parameter]]
 Row = dict[str, Any]
 ToBatch = Callable[[Sequence[Encoded]], Batch]
 
-WISE_FT = "wise_ft"
-"""The probe of the record's rows: a share that was tried, and the mean validation score there."""
 SHARES = tuple(step / 10 for step in range(11))
 
 
