@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
 from collections.abc import Callable
 
 from torch import nn
@@ -53,11 +52,8 @@ def _tokens(draw: random.Random, count: int) -> tuple[int, ...]:
 
 
 def _timed(run: Callable[[], list[float]], timing: Timing) -> list[float]:
-    wall, cpu = time.perf_counter(), time.process_time()
-    found = run()
-    timing.wall.append(time.perf_counter() - wall)
-    timing.cpu.append(time.process_time() - cpu)
-    return found
+    with timing.noting():
+        return run()
 
 
 def main() -> None:
@@ -95,7 +91,7 @@ def _print(timings: dict[str, Timing], apart: float) -> None:
     )
     print(f"{'way':<18} {'wall s':>8} {'CPU s':>8} {'choices/CPU s':>14} {'speed-up':>9}")
     for name, timing in timings.items():
-        ratio = statistics.median(a / b for a, b in zip(base.cpu, timing.cpu, strict=True))
+        ratio = 1 / timing.cpu_times(base)
         wall, cpu = statistics.median(timing.wall), statistics.median(timing.cpu)
         rate = QUESTIONS * CHOICES / cpu
         print(f"{name:<18} {wall:8.2f} {cpu:8.2f} {rate:14.1f} {ratio:8.2f}x")

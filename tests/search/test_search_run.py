@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from narrowtune import pico
 from narrowtune.analysis.choosing import ranked, standings
@@ -65,6 +66,11 @@ class Stopper(Observer):
     def __init__(self, at: int = -1) -> None:
         self.steps, self.at = 0, at
         self.notes: list[str] = []
+        self.phases: dict[str, list[str]] = {}
+
+    def phase(self, title: str, total: int) -> None:
+        rung = next((note for note in reversed(self.notes) if note.startswith("rung-")), "pilot")
+        self.phases.setdefault(rung.partition(":")[0], []).append(title)
 
     def step(self, result: StepResult, samples_per_second: float) -> None:
         self.steps += 1
@@ -176,7 +182,8 @@ def test_the_better_ones_are_taught_longer(resolved: Plan, halving: Budget, tmp_
 def test_time_that_is_left_goes_to_those_that_were_dropped(
     resolved: Plan, halving: Budget, tmp_path: Path
 ) -> None:
-    state = recommend(resolved, tmp_path / "out", halving, options=QUIET)
+    watch = Stopper()
+    state = recommend(resolved, tmp_path / "out", halving, options=QUIET, observer=watch)
     taught = [arm for row in state.rungs if row.steps == 1.0 for arm in row.arms]
     assert len(taught) == len(set(taught)) == 4  # all but the one that diverged
     assert WILD not in taught
@@ -184,6 +191,9 @@ def test_time_that_is_left_goes_to_those_that_were_dropped(
     second = read_record(tmp_path / "out" / "rung-2")
     base = [[s for s in one.scores if s.arm == "base"] for one in (second, third)]
     assert base[0] == base[1]
+    # Taken over, not answered again.
+    assert not any(phase.startswith("base") for phase in watch.phases["rung-3"])
+    assert any(phase.startswith("base") for phase in watch.phases["rung-2"])
 
 
 def test_an_interrupted_search_goes_on_to_the_same_end(
@@ -200,7 +210,8 @@ def test_an_interrupted_search_goes_on_to_the_same_end(
     assert state.rungs == read_search(whole).rungs
     ours, theirs = (read_record(one / "rung-1") for one in (tmp_path / "out", whole))
     assert ours.scores == theirs.scores
-    assert stopper.steps + rest.steps < 2 * (4 + 4 * 18 + 2)  # nothing was taught twice in full
+    # No candidate but the one that was cut is taught again; starting over would take 30 more.
+    assert stopper.steps + rest.steps < 4 + 4 * 18 + 2 + 18
     assert not any("pilot" in note for note in rest.notes)
 
 
@@ -247,6 +258,41 @@ def test_a_candidate_that_takes_too_much_memory_is_given_up(
     assert "it took 1024.00 GiB, more than the 8.00 GiB allowed" in found.candidates[0].why
 
 
+def test_where_the_widest_takes_too_much_the_next_is_the_pilot(
+    resolved: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = iter([2**40])
+    monkeypatch.setattr("narrowtune.search.budget.peak_bytes", lambda device: next(taken, 1))
+    budget = Budget(seconds=100_000.0, allowed_loss=0.5, memory=2**33)
+    state = recommend(resolved, tmp_path / "out", budget, options=QUIET)
+    wide = ["gate-up@learning_rate=1e-3", WILD]  # the second diverges in the pilot
+    assert list(state.left_out) == wide
+    assert len(state.candidates) == 3
+    found = read_recommendation(tmp_path / "out")
+    assert found.choice is not None
+    assert {one.name for one in found.of_fate("not tried")} == set(wide)
+
+
+def test_a_candidate_that_is_out_of_memory_is_given_up(resolved: Plan, tmp_path: Path) -> None:
+    class Full(Observer):
+        """The device is full in the second candidate's first step after the pilot."""
+
+        title = ""
+
+        def phase(self, title: str, total: int) -> None:
+            self.title = title
+
+        def step(self, result: StepResult, samples_per_second: float) -> None:
+            if self.title.startswith("attention@learning_rate=1e-4"):
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    recommend(resolved, tmp_path / "out", LONG, options=QUIET, observer=Full())
+    found = read_recommendation(tmp_path / "out")
+    given_up = {one.name: one.why for one in found.of_fate("given up")}
+    assert "CUDA out of memory" in given_up["attention@learning_rate=1e-4"]
+    assert found.choice is not None
+
+
 def test_what_cannot_fit_is_never_tried(resolved: Plan, tmp_path: Path) -> None:
     sizes = {arm.name: arm.trained_numel for arm in resolved.arms}
     small, large = sorted(set(sizes.values()))
@@ -254,11 +300,64 @@ def test_what_cannot_fit_is_never_tried(resolved: Plan, tmp_path: Path) -> None:
     between = 4 * total + 12 * small + 6 * (large - small)
     with pytest.raises(InputError, match="weights, gradients and optimiser alone"):
         recommend(resolved, tmp_path / "none", Budget(1e5, memory=4 * total), options=QUIET)
-    # What fits by this count is more than the process takes, so all that is tried is given up.
-    with pytest.raises(Exception, match="the pilot"):
+    # What fits by this count is less than the process takes: all that is tried is given up.
+    with pytest.raises(InputError, match="the pilot") as told:
         recommend(resolved, tmp_path / "out", Budget(1e5, memory=between), options=QUIET)
-    left_out = read_search(tmp_path / "out").left_out
-    assert set(left_out) == {name for name, size in sizes.items() if size == large}
+    assert len(told.value.problems) == 5
+    assert read_search(tmp_path / "out").candidates == ()
+
+
+def test_a_search_cut_in_its_pilot_measures_it_anew(resolved: Plan, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        recommend(resolved, tmp_path / "out", LONG, options=QUIET, observer=Stopper(at=2))
+    assert read_search(tmp_path / "out").costs is None
+    state = recommend(resolved, tmp_path / "out", LONG, resume=True, options=QUIET)
+    assert {row.steps for row in read_record(tmp_path / "out" / "pilot").cost} == {4}
+    assert state.costs is not None
+    assert state.costs.fixed > 0
+
+
+def test_more_time_after_a_shortened_search_goes_to_its_finalists(
+    resolved: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = Costs(fixed=1.0, per_token=1.0, per_test=1.0)
+    monkeypatch.setattr(search, "measured", lambda plan, run: costs)
+    monkeypatch.setattr(search, "learned_from", lambda *given: costs)
+    whole = search.prices(resolved, costs)
+    left = [0.62 * 2 * whole.teaching]
+    monkeypatch.setattr(Clock, "left", property(lambda self: left[-1]))
+
+    class UsedUp(Observer):
+        """No time is left when the first rung has begun."""
+
+        def note(self, text: str) -> None:
+            left.extend([0.0] * text.startswith("rung-1"))
+
+    monkeypatch.setattr(Clock, "is_over", lambda self: False)
+    out = tmp_path / "out"
+    state = recommend(resolved, out, LONG, options=QUIET, observer=UsedUp())
+    assert state.planned[-1].steps < 1.0
+    before = read_recommendation(out)
+    assert before.choice is not None
+    left.append(1e5)
+    state = recommend(resolved, out, LONG, resume=True, options=QUIET)
+    longer = next(row for row in state.rungs if row.steps == 1.0)
+    assert before.choice.best.arm in longer.arms
+    assert len(longer.arms) >= 2
+
+
+@pytest.mark.parametrize(
+    ("budget", "told"),
+    [
+        ({"seconds": float("inf")}, "seconds above 0"),
+        ({"seconds": 0.0}, "seconds above 0"),
+        ({"seconds": 1.0, "allowed_loss": 2.0}, "two points are 0.02"),
+        ({"seconds": 1.0, "memory": 0}, "bytes above 0"),
+    ],
+)
+def test_what_is_no_budget_is_refused(budget: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        Budget(**budget)
 
 
 def test_another_search_is_not_gone_on_with(resolved: Plan, whole: Path, home: Path) -> None:
@@ -266,6 +365,8 @@ def test_another_search_is_not_gone_on_with(resolved: Plan, whole: Path, home: P
         recommend(resolved, whole, LONG, options=QUIET)
     with pytest.raises(InputError, match="allowed_loss"):
         recommend(resolved, whole, Budget(1e5, allowed_loss=0.1), resume=True, options=QUIET)
+    with pytest.raises(InputError, match="minutes are spent already"):
+        recommend(resolved, whole, Budget(0.001, allowed_loss=0.5), resume=True, options=QUIET)
     other = plan(experiment(arms=ARMS[:1]), home)
     with pytest.raises(InputError, match="another experiment or other data"):
         recommend(other, whole, LONG, resume=True, options=QUIET)

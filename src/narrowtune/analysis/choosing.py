@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from math import inf
 from statistics import fmean
 from typing import Literal
 
-from narrowtune.analysis.estimate import Estimate
+from scipy.stats import norm
+
+from narrowtune.analysis.estimate import Z95, Estimate
 from narrowtune.analysis.matrix import arm_names, stage_names
 from narrowtune.analysis.samples import NO_SAMPLES, Samples
 from narrowtune.analysis.summary import Comparison, compare_arms, summarise_arm
@@ -59,14 +61,26 @@ class Choice:
     """What is recommended, and what stands beside it.
 
     Attributes:
-        best: The recommended candidate; where none stays within the loss, the one that loses least.
+        best: The one that learned most within the allowed loss, by values; where none is within it,
+            the one that loses least.
         within: Whether it stays within the allowed loss, by its value.
-        rivals: Others within it that do not learn clearly less.
+        learned: Whether it clearly learned, the best of so many being high by selection.
+        of: How many candidates it was chosen from.
+        rivals: Others within the loss that do not learn clearly less.
+        doubtful: Others beyond the loss by value, not clearly, that learn more.
     """
 
     best: Standing
     within: bool
-    rivals: tuple[Comparison, ...]
+    learned: bool
+    of: int
+    rivals: tuple[Comparison, ...] = ()
+    doubtful: tuple[Standing, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is recommended."""
+        return self.within and self.learned
 
 
 def standings(record: Record, samples: Samples = NO_SAMPLES) -> list[Standing]:
@@ -119,20 +133,47 @@ def ranked(found: Sequence[Standing], allowed_loss: float) -> list[Standing]:
     return sorted(found, key=key)
 
 
-def choose(record: Record, samples: Samples, allowed_loss: float) -> Choice | None:
+def choose(
+    record: Record, samples: Samples, allowed_loss: float, but: Container[str] = ()
+) -> Choice | None:
     """The candidate that learned most of those within the loss, by values.
 
+    Of equals the one that kept more, then the one of less training loss, then the smaller.
+
+    Args:
+        record: Of a run, or of several as one.
+        samples: Its answers.
+        allowed_loss: A fraction.
+        but: Arms that are none to choose.
+
     Returns:
-        None where no arm was scored to the end.
+        None where no other arm was scored to the end.
     """
-    found = standings(record, samples)
+    found = [one for one in standings(record, samples) if one.arm not in but]
     if not found:
         return None
     within = [one for one in found if one.excess(allowed_loss) == 0.0]
     if not within:
-        return Choice(min(found, key=lambda one: one.excess(allowed_loss)), False, ())
-    best = max(within, key=lambda one: (one.learning.value, one.kept.value))
+        best = min(found, key=lambda one: one.excess(allowed_loss))
+        return Choice(best, False, _clearly_learned(best, len(found)), len(found))
+    best = max(within, key=_merit)
     others = [one.arm for one in within if one is not best]
     compared = [compare_arms(record, best.arm, other, samples) for other in others]
     rivals = [one for one in compared if one.learned is None or one.learned.verdict != "better"]
-    return Choice(best, True, tuple(rivals))
+    more = [one for one in found if one.learning.value > best.learning.value]
+    doubtful = [one for one in more if one.room(allowed_loss) == "unclear"]
+    learned = _clearly_learned(best, len(found))
+    return Choice(best, True, learned, len(found), tuple(rivals), tuple(doubtful))
+
+
+def _merit(one: Standing) -> tuple[float, float, float, int]:
+    return one.learning.value, one.kept.value, -one.loss, -one.trained_numel
+
+
+def _clearly_learned(best: Standing, of: int) -> bool:
+    """Whether its learning is above 0 at 95 %, were none of so many to have learned (Bonferroni).
+
+    The interval's lower half, made wider by the ratio of the normal quantiles.
+    """
+    wider = float(norm.ppf(1 - 0.025 / of)) / Z95
+    return best.learning.value - wider * (best.learning.value - best.learning.low) > 0

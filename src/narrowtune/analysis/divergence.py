@@ -16,9 +16,16 @@ def diverged_arms(record: Record) -> dict[str, list[DivergedRow]]:
 
 
 def diverged_sentences(record: Record) -> list[str]:
-    """One sentence that names them; none where none did."""
-    told = [f"{arm} ({_where(record, rows)})" for arm, rows in diverged_arms(record).items()]
-    return [f"Diverged: {'; '.join(told)}."] if told else []
+    """Sentences that name them, and those given up for another reason; none where none was."""
+    sentences = []
+    for word, begins in (("Diverged", True), ("Given up", False)):
+        told = [
+            f"{arm} ({_where(record, rows)})"
+            for arm, rows in diverged_arms(record).items()
+            if rows[0].reason.startswith("loss") == begins
+        ]
+        sentences += [f"{word}: {'; '.join(told)}."] if told else []
+    return sentences
 
 
 def _where(record: Record, rows: list[DivergedRow]) -> str:

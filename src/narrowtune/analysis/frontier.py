@@ -238,11 +238,13 @@ def _left_out(runs: Runs) -> dict[str, str]:
     """Arms that are no points: they must have gone to the end in every run."""
     reasons = {}
     for arm in arm_names(runs[0].record):
-        diverged = sum(any(row.arm == arm for row in run.record.diverged) for run in runs)
+        rows = [row for run in runs for row in run.record.diverged if row.arm == arm]
+        diverged = len(rows)
         done = len(finished(runs, arm))
         if diverged:
             of = f" in {diverged} of {len(runs)} replicates" if len(runs) > 1 else ""
-            reasons[arm] = f"diverged{of}"
+            word = "diverged" if rows[0].reason.startswith("loss") else "given up"
+            reasons[arm] = f"{word}{of}"
         elif done < len(runs):
             of = f" in {len(runs) - done} of {len(runs)} replicates" if len(runs) > 1 else ""
             reasons[arm] = f"not scored to the end{of}"

@@ -14,23 +14,25 @@ MOST_NAMED = 4
 
 
 def verdict(found: Recommendation) -> str:
-    """What to use, in one sentence."""
+    """What to use, in a sentence or two."""
     if found.choice is None:
         return "Nothing is recommended: no candidate was taught and scored to the end."
-    best, allowed = found.choice.best, signed(-found.search.allowed_loss)
+    best, loss = found.choice.best, found.search.allowed_loss
     numbers = f"it learned {with_bounds(best.learning)} and held-out scores moved by "
-    numbers += f"{with_bounds(best.kept)}, where {allowed} were allowed"
+    numbers += f"{with_bounds(best.kept)}, where {signed(-loss)} were allowed"
     if not found.choice.within:
+        clearly = "clearly lose more" if best.room(loss) == "over" else "lose more, by value,"
         return (
-            f"None of the candidates stayed within the allowed loss. {best.arm} loses least: "
-            f"{numbers}. Allow more, or try lower rates, replay or a drift budget"
-        ) + "."
-    if best.learning.verdict != "better":
-        return (
-            f"Nothing is recommended: no candidate within the allowed loss learned. {best.arm} "
-            f"comes first: {numbers}."
+            f"Nothing is recommended: all candidates {clearly} than allowed. {best.arm} loses "
+            f"least: {numbers}. Allow more, or try lower rates, replay or a drift budget."
         )
-    return f"Use {best.arm}: {numbers}."
+    if not found.choice.learned:
+        return (
+            "Nothing is recommended: no candidate within the allowed loss clearly learned, the "
+            f"best of {found.choice.of} being high by chance. {best.arm} comes first: {numbers}."
+        )
+    doubt = "" if best.room(loss) == "within" else "; whether it keeps to that is not clear"
+    return f"Use {best.arm}: {numbers}{doubt}."
 
 
 def unknown(found: Recommendation) -> list[str]:
@@ -44,8 +46,9 @@ def unknown(found: Recommendation) -> list[str]:
         *_of_the_edge(found, found.spec),
         *_of_others(found),
         "How much another seed or order of the skills would change: one was tried.",
-        "How good it is on other samples: it was chosen by these scores, which therefore flatter "
-        "it a little.",
+        f"How good it is on other samples: it is the best of {found.choice.of} by these very "
+        "scores, so they flatter it, the more the closer the others are. Score it on samples that "
+        "no search has seen.",
     ]
 
 
@@ -55,6 +58,13 @@ def _of_the_loss(found: Recommendation, choice: Choice) -> Iterator[str]:
             "Whether it stays within the allowed loss: the interval of its held-out change, "
             f"{bounds(choice.best.kept)}, reaches below {signed(-found.search.allowed_loss)} "
             f"points. Test more held-out samples ({choice.best.kept.n} now)."
+        )
+    if choice.doubtful:
+        names = [f"{one.arm} ({bounds(one.kept)})" for one in choice.doubtful]
+        verb = "learns" if len(names) == 1 else "learn"
+        yield (
+            f"Whether {_some(names)}, which {verb} more, would stay within it: by value beyond, "
+            "but not clearly."
         )
 
 
@@ -94,12 +104,12 @@ def _of_the_edge(found: Recommendation, spec: ArmSpec) -> Iterator[str]:
 
 
 def _rates(found: Recommendation) -> dict[str, float]:
-    """The learning rates of candidates that were scored, by name; read from their cells' names."""
+    """The learning rates of candidates that were tried, by name; read from their cells' names."""
     rates = {}
     for one in found.candidates:
         for part in one.name.partition("@")[2].split(","):
             key, _, value = part.partition("=")
-            if key == "learning_rate" and one.standing is not None:
+            if key == "learning_rate" and one.fate != "not tried":
                 rates[one.name] = float(value)
     return rates
 

@@ -62,17 +62,18 @@ def recommend_command(
     gate-up, attention, the whole language model, LoRA and halfway interpolation, over two decades
     of learning rate.
     """
+    began = time.monotonic()
     from narrowtune.runner import Options, plan
     from narrowtune.search import Budget, recommend, refuse_taken
     from narrowtune.training import Interrupted
 
-    began = time.monotonic()
     refuse_taken(out, resume)
     budget = Budget(minutes * 60, allowed_loss / 100, _bytes(memory), began)
     raw, root = _asked(what, data, (test, held_out or [], images))
-    if trust_remote_code:
-        raw["model"]["trust_remote_code"] = True
     experiment = _experiment(raw, override or [], str(what))
+    if trust_remote_code:
+        trusted = experiment.model.model_copy(update={"trust_remote_code": True})
+        experiment = experiment.model_copy(update={"model": trusted})
     resolved = plan(experiment, root, evaluation_batch_size=evaluation_batch_size)
     from narrowtune.cli.progress import TerminalProgress
 
@@ -134,7 +135,7 @@ def _experiment(raw: dict[str, Any], overrides: list[str], source: str) -> Exper
 def _show(experiment: Experiment, root: Path, out: Path, json: bool) -> None:
     """The recommendation on the screen, and as an experiment to run.
 
-    Exits with 3 where nothing stayed within the allowed loss.
+    Exits with 3 where nothing is recommended.
     """
     from rich.console import Console
 
@@ -143,14 +144,15 @@ def _show(experiment: Experiment, root: Path, out: Path, json: bool) -> None:
         read_recommendation,
         recommendation_to_dict,
     )
-    from narrowtune.search import write_recommended
+    from narrowtune.search import RECOMMENDED, write_recommended
 
     found = read_recommendation(out)
-    within = found.choice is not None and found.choice.within
+    usable = found.choice is not None and found.choice.usable
     told = recommendation_to_dict(found)
     (out / "recommendation.json").write_text(json_module.dumps(told, indent=1), encoding="utf-8")
     path = None
-    if found.choice is not None and within:
+    (out / RECOMMENDED).unlink(missing_ok=True)  # of an earlier session
+    if found.choice is not None and usable:
         arms = {arm.name: arm for arm in experiment.arms}
         path = write_recommended(experiment, arms[found.choice.best.arm], root, out)
     if json:
@@ -159,7 +161,7 @@ def _show(experiment: Experiment, root: Path, out: Path, json: bool) -> None:
         print_recommendation(found, Console())
         if path is not None:
             typer.echo(f"\nnarrowtune run {path} --out RUN teaches it, all steps.")
-    if not within:
+    if not usable:
         raise typer.Exit(3)
 
 

@@ -20,29 +20,56 @@ Overrides = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the run; new, or with --resume.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where this run stopped.")]
+PlannedDevice = Annotated[
+    str | None,
+    typer.Option("--device", help="Predict for this GPU, as h100-80g; else for this machine."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; chosen when not given.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples answered at once when scoring.")]
 SaveModels = Annotated[
     bool, typer.Option("--save-models/--no-save-models", help="Write each arm's final model.")
 ]
+FeatureCache = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder that keeps what a frozen image encoder gave, for later runs too; off keeps "
+        "none, not even in memory. Changes no result."
+    ),
+]
+FeatureGib = Annotated[
+    float, typer.Option(min=0, help="The most GiB of it in memory, and in the folder.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
 def plan_command(
-    experiment: ExperimentFile, override: Overrides = None, json: Json = False
+    experiment: ExperimentFile,
+    override: Overrides = None,
+    device: PlannedDevice = None,
+    json: Json = False,
 ) -> None:
-    """Say all that a run would do, and check every input; nothing is trained."""
+    """Say all that a run would do and take, and check every input; nothing is trained."""
+    from narrowtune.cli.costs import costs_to_dict, print_costs
+    from narrowtune.engine.devices import named_device
     from narrowtune.experiment import load_experiment
     from narrowtune.models.loading import default_device
     from narrowtune.runner import plan
+    from narrowtune.runner.cost import Costs
     from narrowtune.runner.environment import dtype_notes
 
+    if device is not None:
+        named_device(device)  # refused before the data is read
     resolved = plan(load_experiment(experiment, override or ()), experiment.parent)
+    costs = Costs(resolved, device)
     if json:
-        typer.echo(json_module.dumps(resolved.to_dict(), indent=1))
+        told = resolved.to_dict() | {"cost": costs_to_dict(costs)}
+        typer.echo(json_module.dumps(told, indent=1))
     else:
         _print_plan(resolved)
+        print_costs(costs)
     # Of this machine, not of the plan: it stays out of the JSON.
+    if device is not None:
+        return
     for note in dtype_notes(resolved.experiment.model.dtype, default_device()):
         typer.echo(note, err=True)
 
@@ -55,6 +82,8 @@ def run_command(
     device: Device = None,
     evaluation_batch_size: BatchSize = 64,
     save_models: SaveModels = True,
+    feature_cache: FeatureCache = None,
+    feature_cache_gib: FeatureGib = 1.0,
     json: Json = False,
 ) -> None:
     """Carry out an experiment: every arm through every stage, scored, recorded, reported."""
@@ -67,7 +96,12 @@ def run_command(
         experiment.parent,
         evaluation_batch_size=evaluation_batch_size,
     )
-    options = Options(device, save_models=save_models)
+    options = Options(
+        device,
+        save_models=save_models,
+        feature_cache=feature_cache,
+        feature_cache_gib=feature_cache_gib,
+    )
     execute(resolved, out, resume, options, json)
 
 

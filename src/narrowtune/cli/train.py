@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from narrowtune.cli.inspect import Trust
-from narrowtune.cli.run import BatchSize, Device, Json, Out, Overrides, Resume, SaveModels, execute
+from narrowtune.cli.run import (
+    BatchSize,
+    Device,
+    FeatureCache,
+    FeatureGib,
+    Json,
+    Out,
+    Overrides,
+    Resume,
+    SaveModels,
+    execute,
+)
 from narrowtune.cli.tasks import GivenTask, given_tasks, plain, split_metric, task_name
 
 Held = Annotated[
@@ -50,6 +61,8 @@ def train_command(
     trust_remote_code: Trust = False,
     evaluation_batch_size: BatchSize = 64,
     save_models: SaveModels = True,
+    feature_cache: FeatureCache = None,
+    feature_cache_gib: FeatureGib = 1.0,
     json: Json = False,
 ) -> None:
     """Teach one skill with one recipe, and score it and what is held out, before and after."""
@@ -65,7 +78,12 @@ def train_command(
     apply_overrides(raw, override or ())
     experiment = parse_experiment(raw, "train")
     resolved = plan(experiment, evaluation_batch_size=evaluation_batch_size)
-    options = Options(device, save_models=save_models)
+    options = Options(
+        device,
+        save_models=save_models,
+        feature_cache=feature_cache,
+        feature_cache_gib=feature_cache_gib,
+    )
     execute(resolved, out, resume, options, json)
 
 

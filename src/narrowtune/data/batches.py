@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from narrowtune.data.batching import Batch, collate
+from narrowtune.data.batching import Batch, collate, feed_for
 from narrowtune.data.encoding import Encoded
 from narrowtune.data.model_side import ModelSide
 
@@ -50,7 +50,7 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[list[int], Batch]]:
         for number, places in enumerate(self.places):
-            yield places, self._kept.get(number) or self._make(number, places)
+            yield places, self._batch(number, [self.encoded[place] for place in places])
 
     def _grouped(self, rows: Sequence[int]) -> Iterator[list[int]]:
         group: list[int] = []
@@ -62,8 +62,13 @@ class Batches:
         if group:
             yield group
 
-    def _make(self, number: int, places: list[int]) -> Batch:
-        rows = [self.encoded[place] for place in places]
+    def _batch(self, number: int, rows: Sequence[Encoded]) -> Batch:
+        # What a feed answers for belongs to one model, and is made quickly: it is not kept here.
+        if feed_for(rows, self.processing) is not None:
+            return collate(rows, self.processing, padding_side=self.padding_side)
+        return self._kept.get(number) or self._make(number, rows)
+
+    def _make(self, number: int, rows: Sequence[Encoded]) -> Batch:
         batch = collate(rows, self.processing, padding_side=self.padding_side)
         size = sum(tensor.nbytes for tensor in batch.inputs.values())
         if self._kept_bytes + size <= KEPT_BYTES:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from narrowtune.data.encoding import Encoded
 from narrowtune.data.images import open_image
-from narrowtune.data.model_side import ModelSide
+from narrowtune.data.model_side import Feed, ModelSide
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,11 @@ def collate(
         input_ids[row, place] = torch.tensor(one.input_ids)
         attention_mask[row, place] = 1
         supervised[row, place] = torch.tensor(one.supervised)
-    paths = [one.example.images for one in encoded]
-    images = [open_image(path) for group in paths for path in group]
     inputs = {
         "input_ids": input_ids,
         "attention_mask": attention_mask,
         **processing.token_type_inputs(input_ids),
-        **processing.pixel_inputs(images, [len(group) for group in paths]),
+        **_image_inputs(encoded, processing),
     }
     return Batch(
         inputs=inputs,
@@ -76,3 +75,21 @@ def collate(
         supervised_tokens=sum(one.supervised_tokens for one in encoded),
         rows=tuple(encoded),
     )
+
+
+def feed_for(encoded: Sequence[Encoded], processing: ModelSide) -> Feed | None:
+    """What answers for these samples' images at present; None for pixels, or without images."""
+    groups = [one.example.images for one in encoded]
+    feed = processing.feed if any(groups) else None
+    return feed if feed is not None and feed.takes(groups) else None
+
+
+def pixels(groups: Sequence[Sequence[Path]], processing: ModelSide) -> dict[str, torch.Tensor]:
+    """The image processor's tensors for these samples' images."""
+    images = [open_image(path) for group in groups for path in group]
+    return processing.pixel_inputs(images, [len(group) for group in groups])
+
+
+def _image_inputs(encoded: Sequence[Encoded], processing: ModelSide) -> dict[str, torch.Tensor]:
+    groups, feed = [one.example.images for one in encoded], feed_for(encoded, processing)
+    return pixels(groups, processing) if feed is None else feed.inputs(groups)

@@ -58,6 +58,17 @@ def _decode_problem(path: Path, size: int, changed: int) -> str | None:
     return None
 
 
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of an image file's bytes, read once per version of the file."""
+    stat = path.stat()
+    return _file_digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 18)
+def _file_digest(path: Path, size: int, changed: int) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
 def pixel_digest(path: Path, *, drafted: bool = False) -> bytes:
     """SHA-256 of the upright RGB pixels and their size: the same picture, however it is stored.
 

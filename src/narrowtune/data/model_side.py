@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from PIL import Image
 
 from narrowtune.data.example import Message
+
+
+class Feed(Protocol):
+    """Answers for a frozen image encoder; `narrowtune.models.features` has it."""
+
+    def takes(self, groups: Sequence[Sequence[Path]]) -> bool:
+        """Whether it answers for these samples' images; else the encoder is shown their pixels."""
+
+    def inputs(self, groups: Sequence[Sequence[Path]]) -> dict[str, torch.Tensor]:
+        """What stands for these samples' images in a batch."""
 
 
 class ModelSide(Protocol):
@@ -37,6 +48,10 @@ class ModelSide(Protocol):
     @property
     def tokenizer(self) -> Any:
         """The fast tokenizer."""
+
+    @property
+    def feed(self) -> Feed | None:
+        """What answers for the image encoder at present; None while it is asked itself."""
 
     def end_strings(self) -> tuple[str, ...]:
         """The end tokens as they are written in a rendered conversation."""

@@ -32,12 +32,15 @@ OfName = Field(default=None, pattern=_ARM, description="The arm that it is a cel
 class ModelSpec(Section):
     """Which model is taught: a bundled name, a local folder or a hub id with its commit.
 
-    `trust_remote_code` lets Python code that comes with the model run.
+    `trust_remote_code` lets Python code that comes with the model run. `encode_images` says what a
+    frozen image encoder is shown at once: the images of a batch, or those of one sample. Alone,
+    what it gives for a sample is the same in every batch, so that later epochs find it kept.
     """
 
     id: str
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    encode_images: Literal["together", "alone"] = "together"
     trust_remote_code: bool = False
 
 
@@ -53,6 +56,7 @@ class TrainingOverrides(Section):
     warmup: float | None = Field(default=None, ge=0, le=1)
     weight_decay: float | None = Field(default=None, ge=0)
     max_grad_norm: float | None = Field(default=None, gt=0)
+    share_images: bool | None = None
 
 
 class StageSpec(Scored):
@@ -128,7 +132,8 @@ class TrainingSpec(Section):
     """How every arm is trained, unless a stage or an arm says otherwise.
 
     `steps`, when given, wins over `epochs`. `warmup` is the share of the steps, as in
-    TrainingArguments' warmup_ratio.
+    TrainingArguments' warmup_ratio. `share_images` shuffles images instead of samples: the
+    questions on one image share a step, in which it passes the model once.
     """
 
     epochs: float = Field(default=1.0, gt=0)
@@ -140,6 +145,7 @@ class TrainingSpec(Section):
     warmup: float = Field(default=0.03, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    share_images: bool = False
     max_length: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")

@@ -62,6 +62,7 @@ class Processing:
         self.processor = processor
         self.image_token_id = _image_token_id(processor, config)
         self.max_length = _max_length(config)
+        self.feed: Any = None  # what answers for the model's image encoder at present
         self._known_ends = tuple(end_token_ids)
         self._measured = lru_cache(maxsize=65536)(self._measure)
 
@@ -173,6 +174,12 @@ class Processing:
         out = self.processor(images=nested, text=text, padding=True, return_tensors="pt")
         words = {*self.tokenizer.model_input_names, TOKEN_TYPES}
         return {name: tensor for name, tensor in out.items() if name not in words}
+
+    @property
+    def image_settings(self) -> str:
+        """All settings of its image processor as JSON; empty for a text model."""
+        found = getattr(self.processor, "image_processor", None)
+        return "" if found is None else f"{type(found).__name__} {found.to_json_string()}"
 
     def token_type_inputs(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """Per-token modality ids, for models whose processor hands them out."""

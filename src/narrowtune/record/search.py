@@ -17,7 +17,7 @@ SEARCH_VERSION = 1
 
 
 class Costs(Row):
-    """What candidates cost, measured on one of them; seconds.
+    """What candidates cost, in seconds: by the pilot, then by the last rung.
 
     Attributes:
         fixed: Per candidate whatever its length: loading the model, hashing what is frozen.
@@ -66,7 +66,7 @@ class SearchRecord(Row):
         candidates: All of them, in the order they are tried.
         left_out: Why candidates were not tried, by name.
         costs: Measured by the pilot; None before it.
-        planned: The rungs as designed after the pilot.
+        planned: The rungs as designed after the pilot, and longer ones for time that was left.
         rungs: Those begun.
         status: Where it stands; `complete` too where the time ran out before the last rung.
     """

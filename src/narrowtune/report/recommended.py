@@ -66,7 +66,7 @@ def recommendation_to_dict(found: Recommendation) -> dict[str, Any]:
     """The recommendation as plain data."""
     choice = found.choice
     return {
-        "recommended": choice.best.arm if choice is not None and choice.within else None,
+        "recommended": choice.best.arm if choice is not None and choice.usable else None,
         "arm": None
         if found.spec is None
         else found.spec.model_dump(mode="json", exclude_defaults=True, by_alias=True),

@@ -39,20 +39,23 @@ def teach_arm(session: Session, arm: ArmPlan) -> None:
 
 
 def _walk_stages(session: Session, arm: ArmPlan, saved: Path) -> None:
+    if session.should_stop():
+        raise Interrupted(f"stopped before {arm.name} was begun")
     spec = session.plan.experiment.model
     model = load_base(session)
     came_from = _base(session, model)
-    selection, trained = _trained(model, arm)
-    base = BaseValues.of(model, trained, arm, session.plan.processing)
-    learner = Learner(model, selection, trained, came_from, base)
-    for stage in session.plan.stages:
-        _do_stage(session, learner, (arm, stage))
+    selection, trained = trained_in(model, arm)
+    with session.features.answering(session.plan, model, session.engine.device, arm.name):
+        base = BaseValues.of(model, trained, arm, session.plan.processing)
+        learner = Learner(model, selection, trained, came_from, base)
+        for stage in session.plan.stages:
+            _do_stage(session, learner, (arm, stage))
     release(model)
     if saves_model(arm, session.options.save_models) and session.engine.is_main:
         save_model(model, session.plan.model, saved, spec.revision)
 
 
-def _trained(model: nn.Module, arm: ArmPlan) -> tuple[Selection, Trained]:
+def trained_in(model: nn.Module, arm: ArmPlan) -> tuple[Selection, Trained]:
     """What the arm trains in a model that holds the base, and that alone requires gradients."""
     trained = arm.selection.apply(model)
     if arm.reads.experts is None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from narrowtune.delta import Snapshot
 from narrowtune.engine import Engine, deterministic
@@ -17,6 +20,7 @@ from narrowtune.runner.arm import saves_model, score_all, teach_arm
 from narrowtune.runner.base import borrow_base
 from narrowtune.runner.drift import read_probes
 from narrowtune.runner.environment import HARDWARE, environment
+from narrowtune.runner.features import KeptFeatures
 from narrowtune.runner.folder import model_path
 from narrowtune.runner.interrupt import stop_on_signal
 from narrowtune.runner.journal import Journal
@@ -34,6 +38,9 @@ class Options:
     Attributes:
         device: A torch device; the GPU where there is one, otherwise the CPU.
         checkpoint_seconds: How often a stage in progress is saved.
+        feature_cache: Where features of frozen image encoders are kept besides in memory: a folder,
+            or "off" to keep none at all; in memory alone where nothing is given.
+        feature_cache_gib: The most that they take in memory, and the most in the folder.
         base_from: Folder of a run of the same model, whose scores of the base are taken over for
             tasks of the same version and size.
         stop: Asked between steps and tasks; True ends the run as Ctrl-C does, to be resumed.
@@ -46,6 +53,8 @@ class Options:
     save_models: bool = True
     base_from: Path | None = None
     stop: Callable[[], bool] = lambda: False
+    feature_cache: str | None = None
+    feature_cache_gib: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,12 @@ class Setting:
     engine: Engine
     options: Options
     observer: Observer
+
+    @cached_property
+    def features(self) -> KeptFeatures:
+        """What image encoders gave, for all replicates."""
+        options = self.options
+        return KeptFeatures.at(options.feature_cache, options.feature_cache_gib, self.observer.note)
 
 
 def run_once(
@@ -74,7 +89,9 @@ def run_once(
         experiment=plan.experiment, digest=plan.digest, plan=plan.to_dict(), data=plan.files
     )
     journal = Journal(record, folder, writes=engine.is_main)
-    session = Session(plan, folder, engine, setting.options, journal, setting.observer)
+    session = Session(
+        plan, folder, engine, setting.options, journal, setting.observer, setting.features
+    )
     session.base_from = base_from
     _watched(session)
     return journal.record
@@ -166,6 +183,15 @@ def _everything(session: Session) -> None:
     _compare(journal.record.environment, facts, session.observer)
     _same_versions(session)
     journal.environment(facts | {"sessions": journal.record.environment.get("sessions", 0) + 1})
+    with session.features.answering(plan, model, session.engine.device):
+        _look_at_base(session, model)
+    del model
+    for arm in plan.arms:
+        teach_arm(session, arm)
+
+
+def _look_at_base(session: Session, model: nn.Module) -> None:
+    plan = session.plan
     if "base" in plan.experiment.evaluate:
         borrow_base(session)
         score_all(session, model, BASE, BASE)
@@ -177,6 +203,3 @@ def _everything(session: Session) -> None:
         read_probes(session, model, BASE, BASE)
     for gauge in plan.gauges.values():
         gauge.remember(model)
-    del model
-    for arm in plan.arms:
-        teach_arm(session, arm)

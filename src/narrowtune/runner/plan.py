@@ -8,6 +8,7 @@ from typing import Any, Literal
 from narrowtune.anatomy import Anatomy, Selection
 from narrowtune.data.encoding import Encoded
 from narrowtune.data.overlap import Overlap
+from narrowtune.data.sharing import groups
 from narrowtune.errors import InputError
 from narrowtune.evaluation import Task
 from narrowtune.experiment import (
@@ -77,6 +78,11 @@ class ArmPlan:
     def name(self) -> str:
         """The arm's name, unique in the experiment."""
         return self.spec.name
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """The towers of which it trains anything."""
+        return tuple(dict.fromkeys(tensor.tower for tensor in self.selection.tensors))
 
     @property
     def trained_numel(self) -> int:
@@ -161,7 +167,14 @@ class Plan:
             seed=self.experiment.seed * 1000 + stage.number,
             replay=replay.ratio if replay and replayed else 0.0,
             replayed=replayed,
+            share_images=spec.share_images,
         )
+
+    def order(self, arm: ArmPlan, stage: StagePlan, settings: Settings) -> list[list[int]]:
+        """Which of its rows each step of `arm` at `stage` sees."""
+        rows, token = self.rows(arm, stage), self.processing.image_token_id
+        together = groups(stage.rows, token) if settings.share_images else ()
+        return batch_order([len(row) for row in rows], settings, together)
 
     def rows(self, arm: ArmPlan, stage: StagePlan) -> tuple[Encoded, ...]:
         """The samples that `arm` is taught at `stage`: its own, then those that are replayed."""
@@ -184,10 +197,9 @@ class Plan:
 
     def unreached(self, arm: ArmPlan, stage: StagePlan) -> list[str]:
         """Trained towers that no sample of the stage sends anything through."""
-        towers = dict.fromkeys(tensor.tower for tensor in arm.selection.tensors)
         if any(row.example.images for row in stage.rows):
             return []
-        return [tower for tower in towers if tower in _READ_IMAGES]
+        return [tower for tower in arm.towers if tower in _READ_IMAGES]
 
     def check_reach(self, arm: ArmPlan, stage: StagePlan) -> None:
         """Refuse a stage in which nothing that the arm trains can learn.
@@ -198,7 +210,7 @@ class Plan:
         """
         check_drift(arm.spec.method, self.drift(arm))
         idle = self.unreached(arm, stage)
-        if idle and len(idle) == len({tensor.tower for tensor in arm.selection.tensors}):
+        if idle and len(idle) == len(arm.towers):
             raise InputError(
                 f"it trains only {' and '.join(idle)}, and no sample of {stage.spec.train} has an "
                 "image, so no gradient reaches it; give samples with images, or train language too"
@@ -297,7 +309,7 @@ class Plan:
     def _stage_row(self, arm: ArmPlan, stage: StagePlan) -> dict[str, Any]:
         settings = self.settings(arm, stage)
         rows = self.rows(arm, stage)
-        order = batch_order([len(row) for row in rows], settings)
+        order = self.order(arm, stage, settings)
         return {
             "name": stage.name,
             "samples": len(stage.rows),

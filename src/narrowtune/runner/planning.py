@@ -13,8 +13,9 @@ from narrowtune.errors import InputError, Problems
 from narrowtune.evaluation import How, PreparedTask, misfits, prepare
 from narrowtune.evaluation.harness import Asked, HarnessTask, open_task
 from narrowtune.experiment import Experiment, HarnessSpec, Scored
+from narrowtune.models.packed import packing_problem
 from narrowtune.models.processing import Processing, load_processing
-from narrowtune.models.skeleton import BUNDLED, load_config
+from narrowtune.models.skeleton import BUNDLED, build_skeleton, load_config
 from narrowtune.probes.probing import Probing
 from narrowtune.record import DataFile
 from narrowtune.runner.drift import plan_probes
@@ -71,6 +72,8 @@ def plan(
         files=tuple(reader.files.values()),
         overlaps=allowed_overlaps(experiment, reader, problems),
     )
+    with problems.collect("share_images"):
+        _check_sharing(whole, source)
     for arm in whole.arms:
         for stage in whole.stages:
             with problems.collect(f"arm {arm.name} at stage {stage.name}"):
@@ -91,6 +94,21 @@ def _model(
         return model, Anatomy.of(load_config(*source)), load_processing(*source)
     except InputError as error:
         raise InputError([*error.problems, *_data_problems(experiment, reader)]) from error
+
+
+def _check_sharing(plan: Plan, source: tuple[str, str | None, bool]) -> None:
+    """Refuse to share images in a model that can't read several samples in one sequence.
+
+    Raises:
+        InputError: It can't, by what its config says; the rest is tried when a stage begins.
+    """
+    asked = [plan.experiment.training.share_images]
+    asked += [bool(one.training.share_images) for one in plan.experiment.stages]
+    asked += [bool(one.training.share_images) for one in plan.experiment.arms]
+    if not any(asked):
+        return
+    if problem := packing_problem(build_skeleton(load_config(*source))):
+        raise InputError(f"{problem}; leave training.share_images out")
 
 
 def _data_problems(experiment: Experiment, reader: DataReader) -> tuple[str, ...]:

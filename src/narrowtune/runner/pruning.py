@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
+
 from narrowtune.record import DivergedRow
 from narrowtune.runner.folder import checkpoint_path, looks_path
 from narrowtune.runner.plan import ArmPlan
@@ -25,7 +27,8 @@ def prune_diverged(session: Session, arm: ArmPlan) -> Iterator[None]:
         Abandoned: If the arm is no cell of a sweep: nothing else was asked for in its place.
     """
     try:
-        yield
+        with _out_of_memory_told(arm):
+            yield
     except Abandoned as error:
         if arm.spec.of is None:
             raise
@@ -37,3 +40,15 @@ def prune_diverged(session: Session, arm: ArmPlan) -> Iterator[None]:
         if session.engine.is_main:
             for path in (checkpoint_path, looks_path):
                 path(session.folder, arm.name, stage).unlink(missing_ok=True)
+
+
+@contextmanager
+def _out_of_memory_told(arm: ArmPlan) -> Iterator[None]:
+    """A cell that does not fit the device is given up like one that diverges."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        if arm.spec.of is None:
+            raise
+        torch.cuda.empty_cache()
+        raise Abandoned(f"out of memory ({str(error).partition('.')[0]})", 1) from error

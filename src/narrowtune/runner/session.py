@@ -13,6 +13,7 @@ from narrowtune.anatomy import Selection
 from narrowtune.engine import Engine
 from narrowtune.models.loading import load_model
 from narrowtune.record import Base
+from narrowtune.runner.features import KeptFeatures
 from narrowtune.runner.journal import Journal
 from narrowtune.runner.methods import BaseValues
 from narrowtune.runner.observer import Observer
@@ -34,6 +35,7 @@ class Session:
     options: Options
     journal: Journal
     observer: Observer
+    features: KeptFeatures
     should_stop: Callable[[], bool] = lambda: False
     base_from: Path | None = None
     doing: str = "starting"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,25 @@ from narrowtune.data.batching import Batch, collate
 from narrowtune.data.encoding import Encoded
 from narrowtune.delta import Delta, Ledger
 from narrowtune.engine import peak_bytes, reset_peak
-from narrowtune.models.loading import without_gradient
 from narrowtune.record import Cost, DataOrder, LedgerRow, LossRow
 from narrowtune.runner.budget import BudgetedStage, Unlimited
 from narrowtune.runner.during import StageLooks
 from narrowtune.runner.folder import adapter_path, checkpoint_path, delta_path, looks_path
+from narrowtune.runner.frozen import frozen_towers_without_gradient
 from narrowtune.runner.methods import StageMethods
 from narrowtune.runner.plan import ArmPlan, StagePlan
 from narrowtune.runner.session import Learner, Session, Trained
-from narrowtune.training import Abandoned, Guards, Hooks, StageResult, StepResult, run_stage
+from narrowtune.training import (
+    Abandoned,
+    Guards,
+    Hooks,
+    Settings,
+    StageResult,
+    StepResult,
+    run_stage,
+)
+from narrowtune.training.packing import Packing
+from narrowtune.training.stage import Collate
 
 
 def teach_stage(session: Session, learner: Learner, unit: tuple[ArmPlan, StagePlan]) -> None:
@@ -40,7 +48,7 @@ def teach_stage(session: Session, learner: Learner, unit: tuple[ArmPlan, StagePl
         _budget(session, learner.trained, unit),
         _methods(session, learner, unit),
     )
-    with _frozen_towers_without_gradient(session, model, unit[0]):
+    with frozen_towers_without_gradient(model, session.plan.anatomy, unit[0].towers):
         result = _run(session, model, unit, watching)
     model.eval()
     if idle := result.unreached:
@@ -139,8 +147,9 @@ def _run(
         session.should_stop,
         guards[0] if len(guards) == 1 else Guards(guards),
         methods.objective,
+        lambda lengths, settings: session.plan.order(*unit, settings),
     )
-    data = (session.plan.rows(*unit), partial(_batch, session))
+    data = (session.plan.rows(*unit), _batches(session, model, settings))
     try:
         return run_stage(model, methods.named, data, settings, session.engine, hooks)
     except Abandoned:
@@ -148,20 +157,17 @@ def _run(
         raise
 
 
+def _batches(session: Session, model: nn.Module, settings: Settings) -> Collate:
+    """How the stage's rows become batches: plain ones, or such that share images."""
+    if not settings.share_images:
+        return partial(_batch, session)
+    packing = Packing(model, session.plan.processing)
+    return lambda rows: packing(rows).to(session.engine.device)
+
+
 def _batch(session: Session, rows: Sequence[Encoded]) -> Batch:
     batch = collate(rows, session.plan.processing, padding_side="right")
     return batch.to(session.engine.device)
-
-
-def _frozen_towers_without_gradient(
-    session: Session, model: nn.Module, arm: ArmPlan
-) -> AbstractContextManager[None]:
-    """Frozen towers between the pixels and the first trained tower save nothing for backward."""
-    towers = {tensor.tower for tensor in arm.selection.tensors}
-    passed = ("vision", "audio", "connector")  # in the order that data passes them
-    frozen = list(takewhile(lambda tower: tower not in towers, passed))
-    prefixes = session.plan.anatomy.tower_prefixes(*frozen) if frozen else ()
-    return without_gradient(model, prefixes)
 
 
 def _record_stage(

@@ -2,7 +2,14 @@
 
 from narrowtune.search.budget import Budget
 from narrowtune.search.candidates import default_arms
-from narrowtune.search.folder import refuse_taken, write_recommended
+from narrowtune.search.folder import RECOMMENDED, refuse_taken, write_recommended
 from narrowtune.search.search import recommend
 
-__all__ = ["Budget", "default_arms", "recommend", "refuse_taken", "write_recommended"]
+__all__ = [
+    "RECOMMENDED",
+    "Budget",
+    "default_arms",
+    "recommend",
+    "refuse_taken",
+    "write_recommended",
+]

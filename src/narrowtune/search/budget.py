@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from narrowtune.engine import peak_bytes
+from narrowtune.errors import InputError
 from narrowtune.experiment import Replicate
 from narrowtune.record import LedgerRow, Score
 from narrowtune.runner import Observer
@@ -25,13 +27,31 @@ class Budget:
         allowed_loss: Of the mean held-out score, a fraction: 0.02 is two points.
         memory: Bytes at the peak of teaching a candidate: the device's on a GPU, otherwise the
             process's; None for no limit.
-        began: `time.monotonic()` when it began to be spent.
+        began: `time.monotonic()` when it began to be spent; unless given, when a search begins.
+
+    Raises:
+        InputError: One of them is no budget.
     """
 
     seconds: float
     allowed_loss: float = 0.02
     memory: int | None = None
-    began: float = field(default_factory=time.monotonic)
+    began: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no budget."""
+        problems = []
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            problems.append(f"the time must be a number of seconds above 0, not {self.seconds}")
+        if not 0 <= self.allowed_loss <= 1:
+            problems.append(
+                f"the allowed loss must be a fraction from 0 to 1, not {self.allowed_loss}: two "
+                "points are 0.02"
+            )
+        if self.memory is not None and self.memory <= 0:
+            problems.append(f"the memory must be a number of bytes above 0, not {self.memory}")
+        if problems:
+            raise InputError(problems)
 
 
 @dataclass

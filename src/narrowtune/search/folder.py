@@ -9,6 +9,7 @@ from typing import Any
 
 from narrowtune.errors import InputError
 from narrowtune.experiment import ArmSpec, Experiment, dump_experiment, parse_experiment
+from narrowtune.models.loading import choose_dtype
 from narrowtune.models.skeleton import BUNDLED
 from narrowtune.record import (
     SEARCH_NAME,
@@ -46,7 +47,9 @@ def refuse_taken(folder: Path, resume: bool) -> None:
         raise InputError(f"nothing to resume at {folder}: there is no {SEARCH_NAME}")
 
 
-def open_search(folder: Path, plan: Plan, budget: Budget, resume: bool) -> SearchRecord:
+def open_search(
+    folder: Path, plan: Plan, budget: Budget, resume: bool, device: str
+) -> SearchRecord:
     """The record to go on with, or a fresh one, written into the folder.
 
     Args:
@@ -54,6 +57,7 @@ def open_search(folder: Path, plan: Plan, budget: Budget, resume: bool) -> Searc
         plan: Its arms are the candidates, in the order they are tried.
         budget: What may be spent; memory and allowed loss can't change on the way.
         resume: Whether a search in the folder is to be gone on with.
+        device: Where candidates are taught.
 
     Raises:
         InputError: If the folder holds another search, or anything else, or nothing to resume; or
@@ -62,7 +66,7 @@ def open_search(folder: Path, plan: Plan, budget: Budget, resume: bool) -> Searc
     refuse_taken(folder, resume)
     if resume:
         return _gone_on_with(read_search(folder), folder, plan, budget)
-    left_out = _too_large(plan, budget.memory)
+    left_out = _too_large(plan, budget.memory, device)
     candidates = tuple(arm.name for arm in plan.arms if arm.name not in left_out)
     if not candidates:
         raise InputError([f"{name}: {why}" for name, why in left_out.items()])
@@ -116,17 +120,22 @@ def _gone_on_with(search: SearchRecord, folder: Path, plan: Plan, budget: Budget
                 f"{folder} was begun with {key} {was}, not {now}: candidates were dropped by it; "
                 "give the same, or name another folder with --out"
             )
+    if budget.seconds <= search.spent:
+        problems.append(
+            f"{search.spent / 60:.3g} minutes are spent already, of {budget.seconds / 60:.3g}: "
+            "give more --minutes"
+        )
     if problems:
         raise InputError(problems)
     return search.model_copy(update={"seconds": budget.seconds})
 
 
-def _too_large(plan: Plan, memory: int | None) -> dict[str, str]:
+def _too_large(plan: Plan, memory: int | None, device: str) -> dict[str, str]:
     """Candidates whose weights, gradients and optimiser alone take more than the memory."""
     if memory is None:
         return {}
     left_out = {}
-    halved = plan.experiment.model.dtype == "bfloat16"
+    halved = choose_dtype(plan.experiment.model.dtype, device).itemsize < 4
     for arm in plan.arms:
         weights = arm.selection.total_numel * (2 if halved else 4)
         taught = arm.trained_numel * (_FP32_ADAMW + (_MASTER if halved else 0))

@@ -11,7 +11,7 @@ from narrowtune.errors import RunFailed
 from narrowtune.record import Costs, Planned, Record, RungRow
 from narrowtune.runner import Plan
 from narrowtune.search.rungs import Prices
-from narrowtune.search.shortened import shortened
+from narrowtune.search.shortened import samples_at, shortened
 
 PILOT_STEPS = 4
 
@@ -55,18 +55,19 @@ def measured(plan: Plan, run: Callable[[], Record]) -> Costs:
 
 def prices(plan: Plan, costs: Costs) -> Prices:
     """Of a candidate, were it as dear as the pilot's and taught and scored in full."""
-    scoring = costs.per_test * tests_of(plan)
+    whole = tests_of(plan)
     tokens = (sum(s["tokens"] for s in arm["stages"]) for arm in plan.to_dict()["arms"])
     return Prices(
         fixed=costs.fixed,
         teaching=costs.per_token * max(tokens),
-        scoring=scoring * len(plan.stages),
-        base=scoring,
+        scoring=costs.per_test * whole * len(plan.stages),
+        base=costs.per_test * whole,
+        scored=lambda share: samples_at(plan, share) / whole,
     )
 
 
 def price_of(
-    chosen: Sequence[tuple[Standing, RungRow]], rung: Planned, costs: Costs, tests: int
+    chosen: Sequence[tuple[Standing, RungRow]], rung: Planned, costs: Costs, plan: Plan
 ) -> float:
     """Seconds that candidates will take in a rung, by what each took before.
 
@@ -74,13 +75,15 @@ def price_of(
         chosen: The candidates as they stood, and the rung in which they did.
         rung: The one to come.
         costs: Measured so far.
-        tests: Samples of all tasks.
+        plan: The whole one.
     """
+    samples = samples_at(plan, rung.tests)
     own = (
-        rung.steps / before.steps * one.seconds + rung.tests / before.tests * one.evaluation_seconds
+        rung.steps / before.steps * one.seconds
+        + samples / samples_at(plan, before.tests) * one.evaluation_seconds
         for one, before in chosen
     )
-    return _base(rung.tests * tests, costs) + len(chosen) * costs.fixed + sum(own)
+    return (1 + len(chosen)) * costs.fixed + samples * costs.per_test + sum(own)
 
 
 def learned_from(record: Record, plan: Plan, wall: float, costs: Costs) -> Costs:
@@ -109,10 +112,6 @@ def telling_share(plan: Plan) -> float:
     arm = plan.arms[0]
     longest = max(plan.settings(arm, stage).steps for stage in plan.stages)
     return min(1.0, TELLING_STEPS / longest)
-
-
-def _base(samples: float, costs: Costs) -> float:
-    return costs.fixed + samples * costs.per_test
 
 
 def tests_of(plan: Plan) -> int:

@@ -6,7 +6,7 @@ Every rung teaches about a third of the candidates of the one before about three
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 
@@ -30,20 +30,22 @@ class Prices:
         teaching: All steps of all stages.
         scoring: All test samples after all stages.
         base: Scoring the base once.
+        scored: Share of the samples that are scored at a share of the tests: small tasks keep all.
     """
 
     fixed: float
     teaching: float
     scoring: float
     base: float
+    scored: Callable[[float], float] = float
 
     def of(self, rung: Rung) -> float:
         """Of one candidate in a rung."""
-        return self.fixed + rung.steps * self.teaching + rung.tests * self.scoring
+        return self.fixed + rung.steps * self.teaching + self.scored(rung.tests) * self.scoring
 
     def whole(self, rung: Rung) -> float:
         """Of a rung with all its candidates, and the base scored on its tests."""
-        return rung.candidates * self.of(rung) + self.fixed + rung.tests * self.base
+        return rung.candidates * self.of(rung) + self.fixed + self.scored(rung.tests) * self.base
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
-from narrowtune.analysis.choosing import Standing, ranked, standings
 from narrowtune.analysis.wording import counted
-from narrowtune.errors import InputError
+from narrowtune.errors import InputError, RunFailed
 from narrowtune.models.loading import check_device
 from narrowtune.record import (
     RECORD_NAME,
@@ -21,27 +21,17 @@ from narrowtune.record import (
     read_record,
     write_search,
 )
-from narrowtune.report import read_samples
 from narrowtune.runner import Observer, Options, Plan, run
 from narrowtune.search.budget import Budget, Clock, Watch
 from narrowtune.search.candidates import in_turn
 from narrowtune.search.folder import open_search
-from narrowtune.search.pricing import (
-    learned_from,
-    measured,
-    pilot_plan,
-    price_of,
-    prices,
-    telling_share,
-    tests_of,
-)
-from narrowtune.search.rungs import ETA, LEAST, LENGTHS, designed, least_seconds
+from narrowtune.search.ladder import Ladder
+from narrowtune.search.pricing import learned_from, measured, pilot_plan, prices, telling_share
+from narrowtune.search.rungs import LEAST, designed, least_seconds
 from narrowtune.search.shortened import shortened
 from narrowtune.training import Interrupted
 
 PILOT = "pilot"
-AT_ONCE = 3
-"""Second chances given before looking at the clock again."""
 
 
 def recommend(
@@ -75,10 +65,12 @@ def recommend(
     """
     refuse_unfit(plan)
     alone = _in_order(plan.alone(plan.experiment.replicates[0]))
-    state = open_search(Path(out), alone, budget, resume)
-    clock = Clock(budget.seconds, state.spent, budget.began)
+    began = time.monotonic() if budget.began is None else budget.began
+    chosen = options or Options()
+    state = open_search(Path(out), alone, budget, resume, str(check_device(chosen.device)))
+    clock = Clock(budget.seconds, state.spent, began)
     search = _Search(alone, Path(out), state, clock)
-    search.watched_by(observer or Observer(), options or Options())
+    search.watched_by(observer or Observer(), chosen)
     return search.carried_out()
 
 
@@ -120,10 +112,15 @@ class _Search:
     """A search under way: its record, its clock, and what carries it out."""
 
     def __init__(self, plan: Plan, folder: Path, state: SearchRecord, clock: Clock) -> None:
-        self.plan, self.folder, self.state, self.clock = plan, folder, state, clock
-        fitting = set(state.candidates)
-        self.plan = replace(plan, arms=tuple(arm for arm in plan.arms if arm.name in fitting))
-        self.tests, self.loss = tests_of(plan), state.allowed_loss
+        self.whole, self.folder, self.state, self.clock = plan, folder, state, clock
+
+    @property
+    def plan(self) -> Plan:
+        """Of the candidates that are still in question."""
+        fitting = set(self.state.candidates)
+        return replace(
+            self.whole, arms=tuple(arm for arm in self.whole.arms if arm.name in fitting)
+        )
 
     def watched_by(self, observer: Observer, options: Options) -> None:
         """Set who is told, and what cannot change a result."""
@@ -140,24 +137,35 @@ class _Search:
             if not self.state.planned:
                 self._design()
             self._climb()
-        except (KeyboardInterrupt, Interrupted):
+        except BaseException:
             self._note(status="interrupted")
             raise
         self._note(status="complete")
         return self.state
 
     def _pilot(self) -> None:
-        small = pilot_plan(self.plan)
-        self.observer.note(f"pilot: {small.arms[0].name}, to measure what a step costs")
-        try:
-            self._note(costs=measured(small, lambda: self._run(small, PILOT)))
-        except Interrupted as stopped:
-            if self.clock.is_over():
-                raise InputError(
-                    "the time was used up before one candidate was taught a few steps: go on with "
-                    "more --minutes and --resume"
-                ) from stopped
-            raise
+        """Measure what candidates cost; one that can't be taught is no candidate any more."""
+        home = self.folder / PILOT
+        while self.state.costs is None:
+            if not self.state.candidates:
+                told = [f"{name}: {why}" for name, why in self.state.left_out.items()]
+                raise InputError(told)
+            shutil.rmtree(home, ignore_errors=True)  # cut short it would measure too little
+            small = pilot_plan(self.plan)
+            name = small.arms[0].name
+            self.observer.note(f"pilot: {name}, to measure what a step costs")
+            try:
+                self._note(costs=measured(small, partial(self._run, small, PILOT)))
+            except RunFailed as error:
+                rest = tuple(one for one in self.state.candidates if one != name)
+                self._note(candidates=rest, left_out=self.state.left_out | {name: str(error)})
+            except Interrupted as stopped:
+                if self.clock.is_over():
+                    raise InputError(
+                        "the time was used up before one candidate was taught a few steps: go on "
+                        "with more --minutes and --resume"
+                    ) from stopped
+                raise
 
     def _design(self) -> None:
         assert self.state.costs is not None
@@ -173,37 +181,43 @@ class _Search:
         self._note(planned=tuple(Planned(**asdict(rung)) for rung in rungs))
 
     def _climb(self) -> None:
-        for row in self.state.rungs:
-            if not self._teach(row):
-                return
-        while (after := self._next()) is not None:
-            self._note(rungs=(*self.state.rungs, after))
-            if not self._teach(after):
-                return
+        going = all(self._teach(row) for row in self.state.rungs)
+        while going and (after := self._ladder.next(self.clock.left)) is not None:
+            planned, arms = after
+            name, shares = f"rung-{len(self.state.rungs) + 1}", (planned.steps, planned.tests)
+            row = RungRow(name=name, arms=arms, steps=shares[0], tests=shares[1])
+            if planned not in self.state.planned:  # a longer one than was designed
+                self._note(planned=(*self.state.planned, planned))
+            self._note(rungs=(*self.state.rungs, row))
+            going = self._teach(row)
 
-    def _next(self) -> RungRow | None:
-        """The rung to go on with; None where nothing more is worth its time, or fits into it."""
-        place = len(self.state.rungs)
-        if place < len(self.state.planned):
-            planned, arms = self.state.planned[place], self._arms_of(place)
-        elif longer := self._longer():
-            planned, arms = longer
-            self._note(planned=(*self.state.planned, planned))
-        else:
-            planned, arms = self.state.planned[-1], self._second_chances()
-        if not arms:
-            return None
-        name = f"rung-{place + 1}"
-        return RungRow(name=name, arms=arms, steps=planned.steps, tests=planned.tests)
+    @property
+    def _ladder(self) -> Ladder:
+        state = self.state
+        assert state.costs is not None
+        return Ladder(
+            self.plan,
+            self.folder,
+            state.candidates,
+            state.allowed_loss,
+            state.costs,
+            state.planned,
+            state.rungs,
+        )
 
     def _teach(self, row: RungRow) -> bool:
         """Teach a rung's candidates; False where the time ran out before all were taught."""
+        home, began = self.folder / row.name, time.monotonic()
+        done = (home / RECORD_NAME).exists() and read_record(home).status == "complete"
+        if done:
+            return True
+        if self.clock.is_over():
+            return False
         self.observer.note(
             f"{row.name}: {counted(len(row.arms), 'candidate')}, {row.steps:.0%} of the steps, "
             f"{row.tests:.0%} of the test samples"
         )
-        small = shortened(self.plan, row.arms, row.steps, row.tests)
-        fresh, began = not (self.folder / row.name).exists(), time.monotonic()
+        small, fresh = shortened(self.plan, row.arms, row.steps, row.tests), not home.exists()
         try:
             record = self._run(small, row.name)
         except Interrupted:
@@ -216,72 +230,12 @@ class _Search:
             self._note(costs=learned_from(record, small, wall, self.state.costs))
         return True
 
-    def _arms_of(self, place: int) -> tuple[str, ...]:
-        """Who is taught in a planned rung: the first ones, or as many of the best as there is time.
-
-        Time for two in every later rung is set aside.
-        """
-        planned, later = self.state.planned[place], self.state.planned[place + 1 :]
-        if place == 0:
-            return self.state.candidates[: planned.candidates]
-        found = self._standings(self.state.rungs[-1])
-        aside = sum(self._price(found[:LEAST], one) for one in later)
-        return self._fitting(found[: planned.candidates], planned, self.clock.left - aside)
-
-    def _longer(self) -> tuple[Planned, tuple[str, ...]] | None:
-        """A longer rung than was planned, where candidates took less time than was predicted."""
-        last = self.state.planned[-1]
-        found = self._standings(self.state.rungs[-1])
-        for length in LENGTHS:
-            if length <= last.steps:
-                break
-            longer = Planned(candidates=max(LEAST, len(found) // ETA), steps=length, tests=1.0)
-            arms = self._fitting(found[: longer.candidates], longer, self.clock.left)
-            if len(arms) >= min(LEAST, len(found)):
-                return longer, arms
-        return None
-
-    def _second_chances(self) -> tuple[str, ...]:
-        """Others taught as long as the best, in time left: dropped ones, then those not tried."""
-        last, rungs = self.state.planned[-1], self.state.rungs
-        taught = {arm for row in rungs if row.steps == last.steps for arm in row.arms}
-        stood = {one.arm: one for row in rungs for one in self._standings(row)}
-        dropped = ranked([one for one in stood.values() if one.arm not in taught], self.loss)
-        if dropped:
-            return self._fitting(dropped[:AT_ONCE], last, self.clock.left)
-        tried = {arm for row in rungs for arm in row.arms}
-        untried = [name for name in self.state.candidates if name not in tried][:AT_ONCE]
-        dearest = max(stood.values(), key=lambda one: one.seconds, default=None)
-        if dearest is None:
-            return ()
-        fitting = self._fitting([dearest] * len(untried), last, self.clock.left)
-        return tuple(untried[: len(fitting)])
-
-    def _fitting(self, found: Sequence[Standing], rung: Planned, seconds: float) -> tuple[str, ...]:
-        """As many of the first ones as there is time for."""
-        for count in range(len(found), 0, -1):
-            if self._price(found[:count], rung) <= seconds:
-                return tuple(one.arm for one in found[:count])
-        return ()
-
-    def _standings(self, row: RungRow) -> list[Standing]:
-        """Of a rung's candidates, best first."""
-        home = self.folder / row.name
-        record = read_record(home)
-        return ranked(standings(record, read_samples(home, record)), self.loss)
-
-    def _price(self, chosen: Sequence[Standing], rung: Planned) -> float:
-        assert self.state.costs is not None
-        taken = {arm: row for row in self.state.rungs for arm in row.arms}
-        return price_of(
-            [(one, taken[one.arm]) for one in chosen], rung, self.state.costs, self.tests
-        )
-
     def _run(self, plan: Plan, name: str) -> Record:
         home = self.folder / name
         begun = (home / RECORD_NAME).exists()
-        earlier = [row.name for row in self.state.rungs if row.name != name]
-        base = self.folder / earlier[-1] if earlier else None
+        earlier = [PILOT, *(row.name for row in self.state.rungs if row.name != name)]
+        known = [self.folder / one for one in earlier if name != PILOT]
+        base = next((one for one in reversed(known) if (one / RECORD_NAME).exists()), None)
         options = replace(self.options, base_from=base)
         return run(plan, home, resume=begun, options=options, observer=self.observer)
 

@@ -11,7 +11,6 @@ from narrowtune.evaluation import PreparedTask
 from narrowtune.experiment import (
     ArmSpec,
     HarnessSpec,
-    Scored,
     StageSpec,
     TrainingOverrides,
     TrainingSpec,
@@ -80,12 +79,21 @@ def _shorter(training: Training, share: float) -> Training:
     return training.model_copy(update=updates)
 
 
+def samples_at(plan: Plan, share: float) -> int:
+    """How many samples of all tasks are scored at a share of the tests."""
+    return sum(_size_at(task, share) for task in plan.tasks)
+
+
+def _size_at(task: TaskPlan, share: float) -> int:
+    size = task.prepared.size
+    if isinstance(task.spec, HarnessSpec) or not isinstance(task.prepared, PreparedTask):
+        return size
+    return min(size, max(LEAST_TESTS, ceil(share * size)))
+
+
 def _smaller(task: TaskPlan, share: float) -> TaskPlan:
-    prepared = task.prepared
-    if isinstance(task.spec, HarnessSpec) or not isinstance(prepared, PreparedTask):
+    wanted, prepared = _size_at(task, share), task.prepared
+    if wanted == prepared.size or not isinstance(prepared, PreparedTask):
         return task
-    wanted = min(prepared.size, max(LEAST_TESTS, ceil(share * prepared.size)))
-    if wanted == prepared.size:
-        return task
-    spec: Scored = task.spec.model_copy(update={"limit": wanted})
+    spec = task.spec.model_copy(update={"limit": wanted})
     return replace(task, spec=spec, prepared=prepared.again(prepared.examples[:wanted]))

@@ -100,6 +100,6 @@ class Remembered:
 
     def keep(self, batch: MicroBatch, logits: Tensor) -> None:
         """Remember what was said of a batch."""
-        lengths = batch.supervised.sum(dim=1).tolist()
+        lengths = [row.supervised_tokens for row in batch.rows]
         for row, part in zip(batch.rows, torch.split(logits.cpu(), lengths), strict=True):
             self._said[id(row)] = part

@@ -17,6 +17,14 @@ from narrowtune.models.supervised import predicting, supervised_logits
 from narrowtune.training.weights import TrainedWeights
 
 
+class Taught(Protocol):
+    """What the loop needs of a sample."""
+
+    @property
+    def supervised_tokens(self) -> int:
+        """How many of its tokens are taught."""
+
+
 class MicroBatch(Protocol):
     """What the loop needs of a collated micro-batch."""
 
@@ -29,8 +37,8 @@ class MicroBatch(Protocol):
         """Bool, [batch, tokens]: the answer tokens, which alone are learned."""
 
     @property
-    def rows(self) -> Sequence[object]:
-        """The samples, the same objects whenever they come again."""
+    def rows(self) -> Sequence[Taught]:
+        """The samples in the order of their taught tokens, the same objects whenever they come."""
 
 
 class Objective(Protocol):

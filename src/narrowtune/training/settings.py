@@ -21,6 +21,7 @@ class Settings:
         seed: Decides the data order and any dropout.
         replay: Share of every batch that is drawn from other samples than the stage's own.
         replayed: How many such samples stand behind the stage's own ones.
+        share_images: Whether questions on one image share a step, where it is passed once.
     """
 
     steps: int
@@ -34,3 +35,4 @@ class Settings:
     seed: int = 0
     replay: float = 0.0
     replayed: int = 0
+    share_images: bool = False

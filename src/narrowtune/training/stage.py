@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from narrowtune.data.encoding import Encoded
+from narrowtune.data.grouped_order import grouped_order
 from narrowtune.data.order import Mix, epoch_order, mixed_order, order_digest
 from narrowtune.engine import Engine, seed_everything
 from narrowtune.errors import NarrowTuneError
@@ -43,9 +44,14 @@ class Collate(Protocol):
         """The rows as one batch."""
 
 
+Order = Callable[[Sequence[int], Settings], list[list[int]]]
+"""Indices of each step's samples, from the samples' lengths in tokens."""
+
+
 @dataclass(frozen=True)
 class Hooks:
-    """What surrounds a stage; of these only `guard` and `objective` can change its result.
+    """What surrounds a stage; of these only `guard`, `objective` and `order` can change its
+    result.
 
     Attributes:
         checkpoint: Where to write, and resume from where it exists.
@@ -54,6 +60,7 @@ class Hooks:
         should_stop: Asked between steps; True writes a checkpoint and ends the stage.
         guard: May add to the loss, and end the stage early with other weights.
         objective: What a micro-batch is learned by.
+        order: Which samples each step sees.
     """
 
     checkpoint: Path
@@ -62,6 +69,7 @@ class Hooks:
     should_stop: Callable[[], bool] = lambda: False
     guard: Guard = field(default_factory=Unguarded)
     objective: Objective = labels_alone
+    order: Order = field(default_factory=lambda: batch_order)
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ def run_stage(
     guard = hooks.guard
     guard.begin(weights)
     progress = _resumed(hooks.checkpoint, weights, optimiser, guard)
-    batches = batch_order([len(row) for row in rows], settings)
+    batches = hooks.order([len(row) for row in rows], settings)
     steps = _steps(batches, data, settings, engine, hooks)
 
     def save() -> None:
@@ -152,14 +160,22 @@ def run_stage(
     return replace(_result(progress, batches, rows), unreached=weights.unreached)
 
 
-def batch_order(lengths: Sequence[int], settings: Settings) -> list[list[int]]:
+def batch_order(
+    lengths: Sequence[int], settings: Settings, groups: Sequence[int] = ()
+) -> list[list[int]]:
     """Which samples each step sees: epoch after epoch until the steps are filled.
 
     Where samples are replayed, they are the last ones, and take the place of a share of the
     stage's own in every step.
+
+    Args:
+        lengths: Tokens of each sample.
+        settings: Of the stage.
+        groups: What each sample belongs to; those of one group share a step where they fit.
     """
     own = lengths[: len(lengths) - settings.replayed]
-    epochs = (epoch_order(own, settings.batch_size, settings.seed, epoch) for epoch in count())
+    draw = partial(grouped_order, own, groups[: len(own)]) if groups else partial(epoch_order, own)
+    epochs = (draw(settings.batch_size, settings.seed, epoch) for epoch in count())
     batches = chain.from_iterable(epochs)
     if not settings.replayed:
         return list(islice(batches, settings.steps))

@@ -1,0 +1,130 @@
+"""Masks and positions for sequences in which several samples lie, and which models take them.
+
+A model that is told both reads each sample as if it were alone: attention sees only what the mask
+shows, and angles come from the positions. Layers that carry something from token to token (a
+recurrent state, a convolution) would carry it from one sample into the next; they are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import get_layer_types_and_kwargs
+
+from narrowtune.models.prompt_cache import steady_length, stored_tensors_kept, takes_positions
+
+# Kinds of attention that add a mask of four dimensions, or are masked by it, as it stands.
+_MASKED = ("eager", "sdpa")
+# Kinds of layers that see what their mask shows, or (`dummy`) carry nothing of their own.
+_SEEING = {"full_attention", "sliding_attention", "dummy"}
+
+
+def packing_problem(model: Any) -> str | None:
+    """Why several samples cannot lie in one sequence of this model, read off its config."""
+    kind = type(model).__name__
+    if not takes_positions(model):
+        return f"{kind} cannot be told positions"
+    if (attention := _attention(model)) not in _MASKED:
+        return (
+            f"the attention {attention!r} takes no mask of one's own; load the model with"
+            " attn_implementation='sdpa'"
+        )
+    try:
+        others = sorted({str(one) for one in _layer_types(model)} - _SEEING)
+    except AttributeError as error:
+        return f"what kinds of layers it has is not to be read off its config: {error}"
+    if others:
+        return f"{kind} has layers of the type {', '.join(others)}, which mix what they read"
+    return None
+
+
+def longest_packed(model: Any) -> int | None:
+    """Tokens of a sample up to which packing changes nothing; None for no such end.
+
+    Layers that see a window take the same mask as the others, unless all see the same window; and
+    some rotary embeddings choose their angles by the longest sample of the call.
+    """
+    ends = [] if _window(model) is not None else _windows(model)
+    steady = steady_length(model)
+    return min([*ends, *([] if steady is None else [steady])], default=None)
+
+
+def block_mask(model: Any, places: Sequence[Sequence[Sequence[int]]], width: int) -> Tensor:
+    """The mask that lets each token see itself and what stands before it in its own samples.
+
+    Args:
+        model: Whose attention it is for; a window that all its layers see through counts.
+        places: For each row, where the tokens of each sample stand, rising.
+        width: Tokens of a row, padding included; padding sees itself, or its softmax were 0/0.
+
+    Returns:
+        [rows, 1, width, width]: bool (True: seen) for sdpa; for eager what is added to the scores.
+    """
+    window = _window(model)
+    seen = torch.eye(width, dtype=torch.bool).repeat(len(places), 1, 1)
+    for row, samples in enumerate(places):
+        for stand in map(torch.tensor, samples):
+            own = torch.ones(len(stand), len(stand), dtype=torch.bool).tril()
+            if window is not None:
+                own = own.triu(1 - window)
+            seen[row, stand[:, None], stand] = own
+    if _attention(model) == "sdpa":
+        return seen[:, None]
+    dtype = next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
+    hidden = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+    return hidden[:, None]
+
+
+def packed_positions(model: Any, alone: Mapping[str, Tensor], at: tuple[Tensor, Tensor]) -> Tensor:
+    """The positions that the model's class gives each sample alone, laid out as they are packed.
+
+    Args:
+        model: The class knows on how many axes its image tokens have positions.
+        alone: One sample of each tree, right-padded, as keyword arguments of the forward. Samples
+            of a tree part behind their images, and text goes on by ones: so a token's position
+            is that of the token as far into another sample of its tree.
+        at: The tree that each packed token is of, and how many tokens of its sample stand before
+            it: both [rows, width].
+
+    Returns:
+        [rows, width], or with an axis before it for families of several.
+    """
+    with stored_tensors_kept(model):
+        positions: Tensor = model._prepare_position_ids_for_generation(
+            alone["input_ids"], dict(alone)
+        )
+    tree, depth = at
+    return positions[..., tree, depth]
+
+
+def _attention(model: Any) -> str:
+    return str(model.config.get_text_config()._attn_implementation)
+
+
+def _layer_types(model: Any) -> list[Any]:
+    types: list[Any] = get_layer_types_and_kwargs(model.config.get_text_config(decoder=True))[0]
+    return types
+
+
+def _windows(model: Any) -> list[int]:
+    """How far the layers see that see a window only."""
+    config = model.config.get_text_config(decoder=True)
+    sizes = [more.get("sliding_window") for more in get_layer_types_and_kwargs(config)[1]]
+    return [int(size) for size in sizes if size is not None]
+
+
+def _window(model: Any) -> int | None:
+    """How far all layers see, if all see equally far; None if some see everything."""
+    found = _windows(model)
+    same = len(set(found)) == 1 and len(found) == len(_layer_types(model))
+    return found[0] if same else None
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The model itself, out of an adapter's wrapping."""
+    unwrap = getattr(model, "get_base_model", None)
+    inner: nn.Module = unwrap() if callable(unwrap) else model
+    return inner

@@ -1,0 +1,228 @@
+"""What a plan will take: memory at the peak and time, arm by arm, before anything is loaded.
+
+The heaviest micro-batch of an arm is rehearsed by the code that will train on it (`rehearsing`);
+nothing about a family of models is assumed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from narrowtune.data.batches import KEPT_BYTES
+from narrowtune.data.batching import Batch, collate
+from narrowtune.data.encoding import Encoded
+from narrowtune.engine.devices import UTILISATION, Device, named_device, this_machine
+from narrowtune.engine.rehearsal import Rehearsal
+from narrowtune.engine.resident import peak_on_cpu, peak_on_gpu, process_bytes
+from narrowtune.evaluation import PreparedTask
+from narrowtune.models.loading import choose_dtype, default_device
+from narrowtune.runner.plan import ArmPlan, Plan, StagePlan
+from narrowtune.runner.rehearsing import Rehearsed, rehearse
+from narrowtune.training import Settings
+
+KINDS = ("weights", "masters", "gradients", "optimiser", "methods", "activations", "logits")
+"""What an arm's memory is told as, besides `kept_batches`, `process` and `allocator` on a CPU."""
+
+_FP32 = 4  # bytes
+# EWC keeps the weights as they were and their Fisher information, both in fp32.
+_EWC_BYTES = 2 * _FP32
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of an arm may be chosen otherwise to make it fit.
+
+    Attributes:
+        dtype: What the model computes in.
+        micro_batch_size: Samples at once; None as the experiment has it.
+    """
+
+    dtype: torch.dtype
+    micro_batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class ArmCost:
+    """An arm's cost as predicted.
+
+    Attributes:
+        peak: Bytes at the peak of its training: what `peak_bytes` of a record's cost tells.
+        parts: Of what the peak is made.
+        seconds: Of training at all stages; None where that is not known.
+        micro_batch_size: The most samples at once.
+        missing: Why activations, logits and time are not told; empty where they are.
+    """
+
+    peak: int
+    parts: Mapping[str, int]
+    seconds: float | None
+    micro_batch_size: int
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class _Load:
+    """What an arm puts through the model: its heaviest micro-batch, and how many tokens in all."""
+
+    rows: tuple[Encoded, ...]
+    settings: Settings
+    padded_tokens: int
+    steps: int
+
+
+class Costs:
+    """Predicts the cost of a plan's arms on a device.
+
+    Made before anything else that takes memory, since on a CPU what the process holds already
+    counts.
+
+    Args:
+        plan: The plan.
+        device: A name that `named_device` knows; None for this machine.
+
+    Raises:
+        InputError: There is no such device; with the nearest.
+    """
+
+    def __init__(self, plan: Plan, device: str | None = None) -> None:
+        self.plan = plan
+        self._named = named_device(device) if device else None
+        self.kind = self._named.kind if self._named else default_device()
+        self.dtype = choose_dtype(plan.experiment.model.dtype, self.kind)
+        self._process = process_bytes() if self.kind == "cpu" else 0
+        self._batches: dict[tuple[int, ...], Batch] = {}
+        self._rehearsed: dict[Any, Rehearsed] = {}
+
+    def device(self, dtype: torch.dtype | None = None) -> Device:
+        """What is planned for; of this machine, the speed in `dtype` is measured."""
+        return self._named or this_machine(self.kind, dtype or self.dtype)
+
+    @property
+    def how(self) -> str:
+        """What the times rest on, in words."""
+        if self.device().measured:
+            return "speeds measured on it now"
+        return f"{UTILISATION:.0%} of its peak in products, its bandwidth elsewhere"
+
+    def of(self, arm: ArmPlan, choice: Choice | None = None) -> ArmCost:
+        """The cost of an arm, as it is or chosen otherwise.
+
+        Scoring, probes, drift budgets, `kl-anchor` and kept image features are not counted.
+        """
+        choice = choice or Choice(self.dtype)
+        load = self._load(arm, choice.micro_batch_size)
+        batch = self._batch(load.rows)
+        try:
+            done = self._rehearse(arm, load, batch, choice.dtype)
+        # Classes that look at what they compute fail in as many ways as there are to look.
+        except Exception as error:
+            why = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            return self._weights_alone(arm, load, choice.dtype, why)
+        device, padded = self.device(choice.dtype), batch.inputs["input_ids"].numel()
+        times = load.padded_tokens / padded
+        once = device.seconds(done.of_batch, choice.dtype)
+        each = device.seconds(done.of_step, choice.dtype)
+        peak, parts = self._memory(arm, done, batch)
+        return ArmCost(peak, parts, times * once + load.steps * each, len(load.rows))
+
+    def fits(self, cost: ArmCost) -> bool:
+        """Whether the device holds that."""
+        return cost.peak <= self.device().memory
+
+    # -- memory ------------------------------------------------------------------------------------
+
+    def _memory(self, arm: ArmPlan, done: Rehearsed, batch: Batch) -> tuple[int, dict[str, int]]:
+        found = done.memory.at_peak()
+        parts = {kind: found[kind] for kind in KINDS if found.get(kind)}
+        extra = _EWC_BYTES * arm.trained_numel if arm.spec.method.ewc else 0
+        if extra:
+            parts["methods"] = parts.get("methods", 0) + extra
+        if self.kind != "cpu":
+            peak = extra + peak_on_gpu(done.memory)
+        else:
+            kept = self._kept(batch)
+            parts |= {"kept_batches": kept} if kept else {}
+            parts["process"] = self._process
+            peak = extra + kept + peak_on_cpu([*self._before(arm), done.memory], self._process)
+        return peak, parts | {"allocator": peak - sum(parts.values())}
+
+    def _before(self, arm: ArmPlan) -> Iterator[Rehearsal]:
+        """What the arms before this one hold: a run teaches them in one process."""
+        names = [one.name for one in self.plan.arms]
+        for earlier in self.plan.arms[: names.index(arm.name)]:
+            load = self._load(earlier, None)
+            with suppress(Exception):  # told with that arm
+                batch = self._batch(load.rows)
+                yield self._rehearse(earlier, load, batch, self.dtype).memory
+
+    def _weights_alone(self, arm: ArmPlan, load: _Load, dtype: torch.dtype, why: str) -> ArmCost:
+        """What is known without a step: all that does not depend on the data."""
+        trained, whole = arm.trained_numel, arm.selection.total_numel
+        parts = {
+            "weights": dtype.itemsize * whole,
+            "masters": 0 if dtype == torch.float32 else _FP32 * trained,
+            "gradients": _FP32 * trained,
+            "optimiser": 2 * _FP32 * trained,
+            "process": self._process,
+        }
+        known = {kind: size for kind, size in parts.items() if size}
+        return ArmCost(sum(known.values()), known, None, len(load.rows), why)
+
+    def _kept(self, batch: Batch) -> int:
+        """Prompts of tasks that are kept as batches once they were scored (`data.batches`)."""
+        if not self.plan.experiment.evaluate:
+            return 0
+        images = sum(len(row.example.images) for row in batch.rows)
+        bytes_of = sum(one.nbytes for name, one in batch.inputs.items() if one.is_floating_point())
+        each = bytes_of / images if images else 0.0
+        tasks = [one.prepared for one in self.plan.tasks if isinstance(one.prepared, PreparedTask)]
+        shown = [sum(len(example.images) for example in task.examples) for task in tasks]
+        return round(sum(min(KEPT_BYTES, each * number) for number in shown))
+
+    # -- what is rehearsed -------------------------------------------------------------------------
+
+    def _rehearse(self, arm: ArmPlan, load: _Load, batch: Batch, dtype: torch.dtype) -> Rehearsed:
+        waits = load.settings.micro_batch_size < load.settings.batch_size
+        method = arm.spec.method.model_dump_json()
+        key = (arm.spec.terms, arm.spec.keep, method, id(batch), dtype, waits)
+        if key not in self._rehearsed:
+            self._rehearsed[key] = rehearse(self.plan, arm, batch, load.settings, dtype)
+        return self._rehearsed[key]
+
+    def _batch(self, rows: Sequence[Encoded]) -> Batch:
+        key = tuple(id(row) for row in rows)
+        if key not in self._batches:
+            self._batches[key] = collate(rows, self.plan.processing, padding_side="right")
+        return self._batches[key]
+
+    def _load(self, arm: ArmPlan, micro_batch_size: int | None) -> _Load:
+        heaviest: tuple[int, tuple[Encoded, ...], Settings] | None = None
+        padded = steps = 0
+        for stage in self.plan.stages:
+            settings = self._settings(arm, stage, micro_batch_size)
+            steps += settings.steps
+            for rows in self._micro_batches(arm, stage, settings):
+                tokens = len(rows) * max(len(row) for row in rows)
+                padded += tokens
+                if heaviest is None or tokens > heaviest[0]:
+                    heaviest = tokens, rows, settings
+        assert heaviest is not None  # a plan has stages, a stage samples
+        return _Load(heaviest[1], heaviest[2], padded, steps)
+
+    def _settings(self, arm: ArmPlan, stage: StagePlan, micro_batch_size: int | None) -> Settings:
+        settings = self.plan.settings(arm, stage)
+        size = min(micro_batch_size or settings.micro_batch_size, settings.batch_size)
+        return replace(settings, micro_batch_size=size)
+
+    def _micro_batches(
+        self, arm: ArmPlan, stage: StagePlan, settings: Settings
+    ) -> Iterator[tuple[Encoded, ...]]:
+        rows, size = self.plan.rows(arm, stage), settings.micro_batch_size
+        for batch in self.plan.order(arm, stage, settings):
+            for start in range(0, len(batch), size):
+                yield tuple(rows[index] for index in batch[start : start + size])

@@ -1,0 +1,199 @@
+"""Features of frozen image encoders: kept over the epochs, stages, arms and scorings of a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from narrowtune.data.batching import collate, pixels
+from narrowtune.data.encoding import Encoded, encode_prompt
+from narrowtune.data.example import Example
+from narrowtune.data.feature_store import GIB, FeatureFolder, FeatureStore
+from narrowtune.data.images import file_digest
+from narrowtune.delta.ledger import hash_tensor
+from narrowtune.errors import InputError
+from narrowtune.evaluation import PreparedTask
+from narrowtune.models.feature_parts import Unfit
+from narrowtune.models.feature_trial import try_features
+from narrowtune.models.features import Encoder, Feed, Group, Layout, encoder_of, upstream
+from narrowtune.models.processing import Processing
+from narrowtune.runner.environment import environment
+
+if TYPE_CHECKING:
+    from narrowtune.runner.plan import Plan
+
+OFF = "off"
+_FORMAT = "narrowtune image features 1"
+_PACKAGES = ("torch", "transformers", "pillow", "numpy")
+_TRIED = 2  # samples that a class is tried on
+
+
+@dataclass
+class KeptFeatures:
+    """What image encoders gave, for all models of a process.
+
+    Attributes:
+        store: Where it is kept.
+        tell: Told, once each, why features are not kept.
+        wanted: False to keep none.
+    """
+
+    store: FeatureStore
+    tell: Callable[[str], None]
+    wanted: bool = True
+    _layouts: dict[str, Layout | str] = field(default_factory=dict, repr=False)
+    _told: set[str] = field(default_factory=set, repr=False)
+
+    @classmethod
+    def at(cls, where: str | None, gib: float, tell: Callable[[str], None]) -> KeptFeatures:
+        """As the options `feature_cache` and `feature_cache_gib` say."""
+        wanted = where != OFF and gib > 0
+        limit = int(gib * GIB) if wanted else 0
+        folder = FeatureFolder(Path(where), limit, tell) if wanted and where else None
+        return cls(FeatureStore(limit, folder), tell, wanted)
+
+    @contextmanager
+    def answering(
+        self, plan: Plan, model: nn.Module, device: torch.device, arm: str | None = None
+    ) -> Iterator[None]:
+        """Answer for a model's image encoder while the context lasts, if it may be and pays.
+
+        Args:
+            plan: What the model is taught and asked.
+            model: With its weights; what `requires_grad` is trained, where it is an arm's.
+            device: Where it lies.
+            arm: The arm's name; None for the base, which nobody trains.
+
+        Raises:
+            InputError: The experiment wants samples' images encoded alone, and the class can't.
+        """
+        feed = self._feed(plan, model, device, arm)
+        if feed is None:
+            yield
+            return
+        plan.processing.feed = feed
+        try:
+            with feed.feeding():
+                yield
+        finally:
+            plan.processing.feed = None
+
+    def _feed(
+        self, plan: Plan, model: nn.Module, device: torch.device, arm: str | None
+    ) -> Feed | None:
+        alone, processing = plan.experiment.model.encode_images == "alone", plan.processing
+        samples = _samples(plan) if self.wanted or alone else []
+        encoder = encoder_of(model)
+        if not samples:
+            return None
+        layout = self._layout(model, processing, samples)
+        if isinstance(layout, str) or encoder is None:
+            self._refuse(alone, str(layout))
+            return None
+        if alone and layout.plans is None:
+            self._refuse(alone, layout.alone)
+        depends = upstream(encoder, layout)
+        if arm and (trained := [name for name, one in depends.items() if one.requires_grad]):
+            self._say(f"{arm}: image features are not kept, since it trains {trained[0]}")
+            return None
+        context = _context(encoder, layout, depends, processing, device)
+        if self.store.folder is not None:
+            self.store.folder.meet(context)
+        return Feed(encoder, layout, _Eyes(processing), self.store, context, alone)
+
+    def _layout(
+        self, model: nn.Module, processing: Processing, samples: Sequence[Encoded]
+    ) -> Layout | str:
+        """What a trial told about the model's class, or why its features can't be kept."""
+        if (name := processing.name) not in self._layouts:
+            groups = [one.example.images for one in samples]
+            make = partial(_batch, samples, processing)
+            try:
+                self._layouts[name] = try_features(model, groups, make, _Eyes(processing))
+            except Unfit as error:
+                self._layouts[name] = str(error)
+        return self._layouts[name]
+
+    def _refuse(self, alone: bool, why: str) -> None:
+        if alone:
+            raise InputError(
+                f"model.encode_images: alone is not possible with this model: {why}; leave it out"
+            )
+        self._say(f"image features are not kept: {why}")
+
+    def _say(self, what: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            self.tell(f"note: {what}")
+
+
+@dataclass(frozen=True)
+class _Eyes:
+    """How the data room knows and sees images."""
+
+    processing: Processing
+
+    def digest(self, path: Path) -> bytes:
+        return file_digest(path)
+
+    def pixels(self, groups: Sequence[Group]) -> dict[str, Tensor]:
+        return pixels(groups, self.processing)
+
+
+def _batch(
+    samples: Sequence[Encoded], processing: Processing, feed: Feed | None
+) -> Mapping[str, Tensor]:
+    processing.feed = feed
+    try:
+        return collate(samples, processing, padding_side="left").inputs
+    finally:
+        processing.feed = None
+
+
+def _samples(plan: Plan) -> list[Encoded]:
+    """A few samples that have images, of the stages or else of the tasks; as prompts."""
+    found: list[Example] = []
+    for row in (row for stage in plan.stages for row in stage.rows):
+        found += [row.example] if row.example.images else []
+        if len(found) == _TRIED:
+            break
+    tasks = [task.prepared for task in plan.tasks if isinstance(task.prepared, PreparedTask)]
+    shown = [example for task in tasks for example in task.examples if example.images]
+    return [encode_prompt(one, plan.processing) for one in (*found, *shown)[:_TRIED]]
+
+
+def _context(
+    encoder: Encoder,
+    layout: Layout,
+    depends: Mapping[str, Tensor],
+    processing: Processing,
+    device: torch.device,
+) -> str:
+    """All that features depend on but the images, as one word: weights, code, settings, machine."""
+    here = environment(device, 1)
+    config = getattr(encoder.module, "config", None)
+    facts = {
+        "format": _FORMAT,
+        "class": type(encoder.module).__qualname__,
+        "read": layout.read,
+        "weights": {name: hash_tensor(one) for name, one in sorted(depends.items())},
+        "config": config.to_json_string() if config is not None else "",
+        "attention": str(getattr(config, "_attn_implementation", "")),
+        "processor": processing.image_settings,
+        "packages": {name: here["packages"][name] for name in _PACKAGES},
+        "machine": [here["device"], here["device_name"], here["threads"], _instructions()],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _instructions() -> str:
+    return str(torch.backends.cpu.get_cpu_capability())

@@ -1,0 +1,104 @@
+"""What would make an arm fit a device that it does not fit as it is, each way predicted anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from narrowtune.errors import InputError
+from narrowtune.runner.cost import ArmCost, Choice, Costs
+from narrowtune.runner.plan import ArmPlan
+
+# Narrower ways of teaching, in the order of what they change for the worse least often.
+_NARROWER = ("gate-up", "attention", "attention-qkv")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to take less memory.
+
+    Attributes:
+        words: What to set, as an experiment has it.
+        cost: What the arm takes then.
+        fits: Whether that is enough.
+    """
+
+    words: str
+    cost: ArmCost
+    fits: bool
+
+
+def ways_to_fit(costs: Costs, arm: ArmPlan) -> list[Way]:
+    """Ways that are enough by themselves; if none is, all at once and what is left of them.
+
+    Args:
+        costs: Of the plan, on the device that is too small.
+        arm: The arm that does not fit.
+    """
+    alone = [
+        _smaller_batches(costs, arm, costs.dtype),
+        *_halved(costs, arm),
+        *_narrowed(costs, arm),
+    ]
+    found = [way for way in alone if way is not None]
+    if enough := [way for way in found if way.fits]:
+        return enough
+    return [*found, *_all_at_once(costs, arm)]
+
+
+def _smaller_batches(costs: Costs, arm: ArmPlan, dtype: torch.dtype, also: str = "") -> Way | None:
+    """The largest micro-batch that fits, of halves of halves; else the smallest."""
+    size = costs.of(arm).micro_batch_size
+    tried: Way | None = None
+    while size > 1:
+        size = _next(size, costs, arm)
+        cost = costs.of(arm, Choice(dtype, size))
+        words = f"training.micro_batch_size: {size}"
+        tried = Way(f"{also}, {words}" if also else words, cost, costs.fits(cost))
+        if tried.fits:
+            break
+    return tried
+
+
+def _next(size: int, costs: Costs, arm: ArmPlan) -> int:
+    """The largest number up to half of `size` that divides every stage's batch."""
+    wholes = {costs.plan.settings(arm, stage).batch_size for stage in costs.plan.stages}
+    return next(one for one in range(size // 2, 0, -1) if not any(whole % one for whole in wholes))
+
+
+def _halved(costs: Costs, arm: ArmPlan) -> Iterator[Way]:
+    if costs.dtype == torch.float32:
+        cost = costs.of(arm, Choice(torch.bfloat16))
+        yield Way("model.dtype: bfloat16", cost, costs.fits(cost))
+
+
+def _narrowed(costs: Costs, arm: ArmPlan) -> Iterator[Way]:
+    for name, narrow in _narrower(costs, arm):
+        cost = costs.of(narrow)
+        yield Way(f"recipe: {name}", cost, costs.fits(cost))
+
+
+def _narrower(costs: Costs, arm: ArmPlan) -> Iterator[tuple[str, ArmPlan]]:
+    """The arm with recipes that train less; an arm with methods of its own keeps its selection."""
+    if arm.spec.method.names:
+        return
+    for name in _NARROWER:
+        try:
+            selection = costs.plan.anatomy.select([name])
+        except InputError:
+            continue  # the model has no such part
+        if selection.trained_numel < arm.selection.trained_numel:
+            told = {"recipe": name, "train": None, "keep": ()}
+            yield name, replace(arm, spec=arm.spec.model_copy(update=told), selection=selection)
+
+
+def _all_at_once(costs: Costs, arm: ArmPlan) -> Iterator[Way]:
+    name, narrow = next(_narrower(costs, arm), ("", arm))
+    halved = costs.dtype == torch.float32
+    dtype = torch.bfloat16 if halved else costs.dtype
+    words = [f"recipe: {name}"] * bool(name) + ["model.dtype: bfloat16"] * halved
+    way = _smaller_batches(costs, narrow, dtype, ", ".join(words))
+    if way is not None and words:
+        yield way

@@ -1,0 +1,170 @@
+"""One optimiser step of an arm, by the code that will train it, on tensors without data."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from narrowtune.anatomy.windows import plain_tensors
+from narrowtune.data.batching import Batch
+from narrowtune.engine.rehearsal import Rehearsal, hollow
+from narrowtune.models.skeleton import build_skeleton, load_config
+from narrowtune.models.supervised import output_head
+from narrowtune.runner.arm import trained_in
+from narrowtune.runner.frozen import frozen_towers_without_gradient
+from narrowtune.runner.methods import BaseValues, StageMethods
+from narrowtune.runner.plan import ArmPlan, Plan
+from narrowtune.training import Settings
+from narrowtune.training.weights import TrainedWeights, adamw
+
+Work = tuple[tuple[int, int], ...]
+Trained = Sequence[tuple[str, nn.Parameter]]
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a step took.
+
+    Attributes:
+        memory: From moment to moment; its kinds are weights, masters (fp32 copies of weights in
+            bfloat16), gradients, optimiser, methods (what they keep), activations and logits.
+        of_batch: Operations of a micro-batch, forward and backward, as `Rehearsal.work` has them.
+        of_step: What comes once a step: penalties, clipping, the optimiser.
+    """
+
+    memory: Rehearsal
+    of_batch: Work
+    of_step: Work
+
+
+def rehearse(
+    plan: Plan, arm: ArmPlan, batch: Batch, settings: Settings, dtype: torch.dtype
+) -> Rehearsed:
+    """A step of the arm with this micro-batch, as the steps after the first one are.
+
+    Args:
+        plan: The plan.
+        arm: What is trained, and how. What `ewc` and `kl-anchor` add is not rehearsed.
+        batch: The micro-batch, on the CPU.
+        settings: With more samples a batch than a micro-batch, gradients wait for the others.
+        dtype: What the model computes in.
+    """
+    with torch.random.fork_rng(devices=()), warnings.catch_warnings():
+        # Copying a module asks where its tensors lie, and these lie nowhere.
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+        return _step(plan, arm, batch, settings, dtype)
+
+
+def _step(
+    plan: Plan, arm: ArmPlan, batch: Batch, settings: Settings, dtype: torch.dtype
+) -> Rehearsed:
+    model, trained = _hollow_arm(plan, arm, dtype)
+    memory = Rehearsal(wide=_vocabulary(model))
+    with memory.watch(), frozen_towers_without_gradient(model, plan.anatomy, arm.towers):
+        methods = _methods(plan, arm, model, trained, settings)
+        memory.hold_all("methods")
+        named = _emptied(model, methods.named)
+        memory.hold(_held_by(model), "weights")
+        memory.hold(batch.inputs.values(), "activations")
+        weights = TrainedWeights(named)
+        own = {id(one) for _, one in named}
+        memory.hold((one for one in weights.masters if id(one) not in own), "masters")
+        optimiser = adamw(weights, settings.learning_rate, settings.weight_decay)
+        _first_step(optimiser, weights, memory)
+        if settings.micro_batch_size < settings.batch_size:
+            _wait(weights, memory)
+        memory.begin()
+        loss, told = methods.objective(model, batch)
+        _backward(loss / settings.batch_size, weights, named, memory)
+        del loss, told
+        split = len(memory.work)
+        for guard in methods.guards:
+            guard.begin(weights)
+            if (pull := guard.pull(0, model)) is not None:
+                _backward(pull, weights, named, memory)
+        nn.utils.clip_grad_norm_(weights.masters, settings.max_grad_norm, foreach=True)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        weights.write_back()
+    return Rehearsed(memory, tuple(memory.work[:split]), tuple(memory.work[split:]))
+
+
+def _hollow_arm(plan: Plan, arm: ArmPlan, dtype: torch.dtype) -> tuple[nn.Module, Trained]:
+    """The arm's model without data, in training mode, and what is trained in it."""
+    spec = plan.experiment.model
+    config = copy.deepcopy(load_config(plan.model, spec.revision, spec.trust_remote_code))
+    config.dtype = dtype
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    model = hollow(build_skeleton(config), mode).train()
+    _, trained = trained_in(model, arm)
+    return model, _emptied(model, trained)
+
+
+def _emptied(model: nn.Module, trained: Trained) -> Trained:
+    """What is trained, without data where it was added with some, as routers and adapters are."""
+    fakes = (one for one in model.parameters() if isinstance(one, FakeTensor))
+    hollow(model, next(fakes).fake_mode)
+    now = dict(model.named_parameters())
+    return [(name, now.get(name, one)) for name, one in trained]
+
+
+def _methods(
+    plan: Plan, arm: ArmPlan, model: nn.Module, trained: Trained, settings: Settings
+) -> StageMethods:
+    """The arm's methods at their work, but those that need what only data tells."""
+    method = arm.spec.method.model_copy(update={"ewc": None, "kl_anchor": None})
+    simple = replace(arm, spec=arm.spec.model_copy(update={"method": method}))
+    base = BaseValues.of(model, trained, simple, plan.processing)
+    methods = StageMethods(simple, trained, base, settings.seed)
+    methods.begin(model, (), lambda rows: _no_batch())
+    return methods
+
+
+def _no_batch() -> Any:
+    raise AssertionError("only ewc asks for batches, and it is not rehearsed")
+
+
+def _vocabulary(model: nn.Module) -> int:
+    weight: Any = output_head(model).weight
+    return int(weight.shape[0])
+
+
+def _held_by(model: nn.Module) -> Iterable[Tensor]:
+    """All tensors of a model, windows' wholes and entries both."""
+    yield from model.parameters()
+    yield from (tensor for _, tensor in plain_tensors(model))
+
+
+def _first_step(
+    optimiser: torch.optim.Optimizer, weights: TrainedWeights, memory: Rehearsal
+) -> None:
+    """Let the optimiser make its moments."""
+    for master in weights.masters:
+        master.grad = torch.zeros_like(master)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    state = (one for moments in optimiser.state.values() for one in moments.values())
+    memory.hold(state, "optimiser")
+
+
+def _wait(weights: TrainedWeights, memory: Rehearsal) -> None:
+    """Gradients of micro-batches before this one."""
+    for master in weights.masters:
+        master.grad = torch.zeros_like(master)
+    memory.hold((one.grad for one in weights.masters if one.grad is not None), "gradients")
+
+
+def _backward(loss: Tensor, weights: TrainedWeights, named: Trained, memory: Rehearsal) -> None:
+    if not loss.requires_grad:
+        return
+    torch.autograd.backward(loss)
+    memory.hold((one.grad for _, one in named if one.grad is not None), "gradients")
+    weights.collect()
+    memory.hold((one.grad for one in weights.masters if one.grad is not None), "gradients")
