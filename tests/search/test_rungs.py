@@ -58,10 +58,15 @@ def test_a_first_rung_too_short_to_tell_is_not_designed() -> None:
 
 
 def test_the_training_is_shortened_before_fewer_than_six_are_tried() -> None:
-    rungs = designed(ONE, 20, 300.0, telling=1.0) or ()
-    assert len(rungs) == 1
-    assert rungs[0].steps < 1.0
-    assert rungs[0].candidates >= 6
+    (only,) = designed(ONE, 20, 400.0, telling=0.5) or ()
+    assert (only.candidates, only.steps) == (6, 0.5)
+
+
+def test_fewer_than_six_are_tried_before_a_rung_is_too_short_to_tell() -> None:
+    (only,) = designed(ONE, 20, 300.0, telling=0.4) or ()
+    assert (only.candidates, only.steps) == (4, 0.5)
+    (only,) = designed(ONE, 20, 70.0, telling=0.4) or ()
+    assert (only.candidates, only.steps) == (2, 0.125)  # nothing else fits
 
 
 def test_families_take_turns_with_their_middle_cells_first() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from math import ceil
 
 ETA = 3
@@ -62,37 +63,48 @@ def designed(
 ) -> tuple[Rung, ...] | None:
     """The rungs of a search that is predicted to take at most `seconds`.
 
-    The whole training in the last rung is preferred to more candidates, as long as there are six;
-    more candidates to fewer rungs; and fewer rungs, the first of which is longer, where they fit.
+    With at least six candidates, the longest last rung is preferred, then more candidates, then
+    fewer rungs, the first of which is longer. Where six do not fit, more candidates come before
+    length. Only where nothing else fits is a rung too short to tell.
 
     Args:
         prices: What a candidate takes.
         most: How many candidates there are.
         seconds: What is left of the budget.
-        telling: The least share of the steps in the first rung of several.
+        telling: The least share of the steps in the first rung.
 
     Returns:
         None where not even two candidates taught an eighth of the steps fit.
     """
-    for least in (min(most, WORTH), min(most, LEAST)):
-        for rungs in _designs(most, least, telling):
-            if sum(map(prices.whole, rungs)) <= seconds:
-                return rungs
+    for rungs in _designs(most, telling):
+        if sum(map(prices.whole, rungs)) <= seconds:
+            return rungs
     return None
 
 
 def least_seconds(prices: Prices, most: int) -> float:
     """What the smallest search takes."""
-    return min(sum(map(prices.whole, rungs)) for rungs in _designs(most, min(most, LEAST), 0.0))
+    return min(sum(map(prices.whole, rungs)) for rungs in _designs(most, 0.0))
 
 
-def _designs(most: int, least: int, telling: float) -> Iterator[tuple[Rung, ...]]:
-    for length in LENGTHS:
-        for candidates in range(most, least - 1, -1):
-            for count in (1, 2, 3) if candidates > LEAST else (1,):
-                rungs = _rungs(candidates, length, count)
-                if count == 1 or rungs[0].steps >= telling:
-                    yield rungs
+def _designs(most: int, telling: float) -> Iterator[tuple[Rung, ...]]:
+    """All that are worth it, the best first."""
+    many = range(most, min(most, WORTH) - 1, -1)
+    few = range(min(most, WORTH), min(most, LEAST) - 1, -1)
+    for length, candidates in product(LENGTHS, many):
+        yield from _halvings(candidates, length, telling)
+    for candidates, length in product(few, LENGTHS):
+        yield from _halvings(candidates, length, telling)
+    for candidates, length in product(few, LENGTHS):
+        yield from _halvings(candidates, length, 0.0)
+
+
+def _halvings(candidates: int, length: float, telling: float) -> Iterator[tuple[Rung, ...]]:
+    """One rung, or two or three, none of which is too short."""
+    for count in (1, 2, 3) if candidates > LEAST else (1,):
+        rungs = _rungs(candidates, length, count)
+        if rungs[0].steps >= telling:
+            yield rungs
 
 
 def _rungs(candidates: int, length: float, count: int) -> tuple[Rung, ...]:
