@@ -52,7 +52,7 @@ def held_for_real(made: Plan) -> int:
     arm.selection.apply(model)
     memory = Rehearsal()
     memory.hold([*model.parameters(), *model.buffers(), *batch.inputs.values()], "weights")
-    with memory.watch(), frozen_towers_without_gradient(made, model, arm):
+    with memory.watch(), frozen_towers_without_gradient(model, made.anatomy, arm.towers):
         torch.autograd.backward(answer_loss(model, batch))
     return sum(memory.at_peak().values())
 
@@ -120,6 +120,7 @@ def test_methods_are_rehearsed_too(planned: Planned, arm: dict[str, Any]) -> Non
         assert with_method.parts["weights"] > plain.parts["weights"]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_told_ways_that_do(
     planned: Planned, monkeypatch: pytest.MonkeyPatch
 ) -> None:

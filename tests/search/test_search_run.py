@@ -179,6 +179,7 @@ def test_the_better_ones_are_taught_longer(resolved: Plan, halving: Budget, tmp_
     assert len(second.arms) == 2
 
 
+@pytest.mark.slow
 def test_time_that_is_left_goes_to_those_that_were_dropped(
     resolved: Plan, halving: Budget, tmp_path: Path
 ) -> None:
@@ -234,6 +235,7 @@ def test_when_the_time_is_up_it_ends_with_what_it_has(
     assert not read_recommendation(tmp_path / "out").of_fate("not finished")
 
 
+@pytest.mark.slow
 def test_too_little_time_says_how_much_is_needed(resolved: Plan, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="more --minutes and --resume"):
         recommend(resolved, tmp_path / "out", Budget(seconds=2.0), options=QUIET)
@@ -258,6 +260,7 @@ def test_a_candidate_that_takes_too_much_memory_is_given_up(
     assert "it took 1024.00 GiB, more than the 8.00 GiB allowed" in found.candidates[0].why
 
 
+@pytest.mark.slow
 def test_where_the_widest_takes_too_much_the_next_is_the_pilot(
     resolved: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +276,7 @@ def test_where_the_widest_takes_too_much_the_next_is_the_pilot(
     assert {one.name for one in found.of_fate("not tried")} == set(wide)
 
 
+@pytest.mark.slow
 def test_a_candidate_that_is_out_of_memory_is_given_up(resolved: Plan, tmp_path: Path) -> None:
     class Full(Observer):
         """The device is full in the second candidate's first step after the pilot."""
@@ -317,6 +321,7 @@ def test_a_search_cut_in_its_pilot_measures_it_anew(resolved: Plan, tmp_path: Pa
     assert state.costs.fixed > 0
 
 
+@pytest.mark.slow
 def test_more_time_after_a_shortened_search_goes_to_its_finalists(
     resolved: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
