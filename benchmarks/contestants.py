@@ -31,13 +31,13 @@ from transformers import (
 )
 from trl.trainer import utils as trl_utils
 
+from benchmarks.last_layer import LastLayer
 from benchmarks.scenes import Lesson
 from benchmarks.turns import OnStep
 from narrowtune.anatomy import Anatomy
 from narrowtune.data.batching import Batch
 from narrowtune.data.encoding import Encoded
 from narrowtune.engine import Engine
-from narrowtune.models.last_layer import LastLayer
 from narrowtune.models.lora import Adapters, Rank, adaptable
 from narrowtune.models.skeleton import BUNDLED
 from narrowtune.models.supervised import output_head, predicting

@@ -82,30 +82,18 @@ class Stopper(Observer):
 
 
 @pytest.fixture
-def halving(monkeypatch: pytest.MonkeyPatch) -> Budget:
+def halving(monkeypatch: pytest.MonkeyPatch, resolved: Plan) -> Budget:
     """A budget in which all five fit for a third of the steps, and two for all, as predicted."""
     costs = Costs(fixed=1.0, per_token=1.0, per_test=1.0)
     monkeypatch.setattr(search, "measured", lambda plan, run: costs)
     monkeypatch.setattr(search, "learned_from", lambda *given: costs)
     monkeypatch.setattr(search, "telling_share", lambda plan: 0.0)
     monkeypatch.setattr(Clock, "left", property(lambda self: self.seconds))
-    prices = search.prices(plan_of(), costs)
+    prices = search.prices(resolved, costs)
     rungs = search.designed(prices, 5, 1e9)
     assert rungs is not None
     in_full = prices.whole(rungs[0])
     return Budget(seconds=0.8 * in_full, allowed_loss=0.5)
-
-
-_PLANS: list[Plan] = []
-
-
-def plan_of() -> Plan:
-    return _PLANS[0]
-
-
-@pytest.fixture(autouse=True)
-def _known(resolved: Plan) -> None:
-    _PLANS[:] = [resolved]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from narrowtune.record import RECORD_NAME, Costs, Planned, Record, RungRow, read
 from narrowtune.report import read_samples
 from narrowtune.runner import Plan
 from narrowtune.search.pricing import price_of, prices
-from narrowtune.search.rungs import ETA, LEAST, LENGTHS, Rung
+from narrowtune.search.rungs import ETA, LEAST, LENGTHS
 
 AT_ONCE = 3
 """Second chances given before looking at the clock again."""
@@ -84,7 +84,7 @@ class Ladder:
             return arms
         tried = {arm for row in self.rungs for arm in row.arms}
         untried = [name for name in self.candidates if name not in tried][:AT_ONCE]
-        one, rung = prices(self.plan, self.costs), Rung(1, last.steps, last.tests)
+        one, rung = prices(self.plan, self.costs), last.model_copy(update={"candidates": 1})
         room = (left - one.whole(rung)) / one.of(rung) + 1
         return tuple(untried[: max(0, int(room))])
 

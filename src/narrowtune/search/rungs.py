@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil
 
+from narrowtune.record import Planned
+
 ETA = 3
 LENGTHS = (1.0, 0.5, 0.25, 0.125)
 """Shares of the whole training that the last rung may have: less only where time is short."""
@@ -40,27 +42,18 @@ class Prices:
     base: float
     scored: Callable[[float], float] = float
 
-    def of(self, rung: Rung) -> float:
+    def of(self, rung: Planned) -> float:
         """Of one candidate in a rung."""
         return self.fixed + rung.steps * self.teaching + self.scored(rung.tests) * self.scoring
 
-    def whole(self, rung: Rung) -> float:
+    def whole(self, rung: Planned) -> float:
         """Of a rung with all its candidates, and the base scored on its tests."""
         return rung.candidates * self.of(rung) + self.fixed + self.scored(rung.tests) * self.base
 
 
-@dataclass(frozen=True)
-class Rung:
-    """How many candidates, which share of the steps, which share of the test samples."""
-
-    candidates: int
-    steps: float
-    tests: float
-
-
 def designed(
     prices: Prices, most: int, seconds: float, telling: float = 0.0
-) -> tuple[Rung, ...] | None:
+) -> tuple[Planned, ...] | None:
     """The rungs of a search that is predicted to take at most `seconds`.
 
     With at least six candidates, the longest last rung is preferred, then more candidates, then
@@ -87,7 +80,7 @@ def least_seconds(prices: Prices, most: int) -> float:
     return min(sum(map(prices.whole, rungs)) for rungs in _designs(most, 0.0))
 
 
-def _designs(most: int, telling: float) -> Iterator[tuple[Rung, ...]]:
+def _designs(most: int, telling: float) -> Iterator[tuple[Planned, ...]]:
     """All that are worth it, the best first."""
     many = range(most, min(most, WORTH) - 1, -1)
     few = range(min(most, WORTH), min(most, LEAST) - 1, -1)
@@ -99,7 +92,7 @@ def _designs(most: int, telling: float) -> Iterator[tuple[Rung, ...]]:
         yield from _halvings(candidates, length, 0.0)
 
 
-def _halvings(candidates: int, length: float, telling: float) -> Iterator[tuple[Rung, ...]]:
+def _halvings(candidates: int, length: float, telling: float) -> Iterator[tuple[Planned, ...]]:
     """One rung, or two or three, none of which is too short."""
     for count in (1, 2, 3) if candidates > LEAST else (1,):
         rungs = _rungs(candidates, length, count)
@@ -107,10 +100,10 @@ def _halvings(candidates: int, length: float, telling: float) -> Iterator[tuple[
             yield rungs
 
 
-def _rungs(candidates: int, length: float, count: int) -> tuple[Rung, ...]:
+def _rungs(candidates: int, length: float, count: int) -> tuple[Planned, ...]:
     rungs = []
     for place in range(count):
         shrunk = ETA ** (count - 1 - place)
         left = min(candidates, max(LEAST, ceil(candidates / ETA**place)))
-        rungs.append(Rung(left, length / shrunk, 1 / shrunk))
+        rungs.append(Planned(candidates=left, steps=length / shrunk, tests=1 / shrunk))
     return tuple(rungs)

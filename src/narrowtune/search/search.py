@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from narrowtune.errors import InputError, RunFailed
 from narrowtune.models.loading import check_device
 from narrowtune.record import (
     RECORD_NAME,
-    Planned,
     Record,
     RungRow,
     SearchRecord,
@@ -178,14 +177,14 @@ class _Search:
                 f"candidates taught an eighth of the steps, will take about {needed:.3g}; go on "
                 "with more --minutes and --resume"
             )
-        self._note(planned=tuple(Planned(**asdict(rung)) for rung in rungs))
+        self._note(planned=rungs)
 
     def _climb(self) -> None:
         going = all(self._teach(row) for row in self.state.rungs)
         while going and (after := self._ladder.next(self.clock.left)) is not None:
             planned, arms = after
-            name, shares = f"rung-{len(self.state.rungs) + 1}", (planned.steps, planned.tests)
-            row = RungRow(name=name, arms=arms, steps=shares[0], tests=shares[1])
+            name = f"rung-{len(self.state.rungs) + 1}"
+            row = RungRow(name=name, arms=arms, steps=planned.steps, tests=planned.tests)
             if planned not in self.state.planned:  # a longer one than was designed
                 self._note(planned=(*self.state.planned, planned))
             self._note(rungs=(*self.state.rungs, row))

@@ -21,10 +21,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from benchmarks.last_layer import LastLayer
 from narrowtune.data import read_examples
 from narrowtune.data.batching import Batch, collate
 from narrowtune.data.encoding import encode_all
-from narrowtune.models.last_layer import LastLayer
 from narrowtune.models.loading import load_model
 from narrowtune.models.processing import load_processing
 from narrowtune.models.supervised import predicting
