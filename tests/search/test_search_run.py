@@ -224,14 +224,19 @@ def test_when_the_time_is_up_it_ends_with_what_it_has(
 
 
 @pytest.mark.slow
-def test_too_little_time_says_how_much_is_needed(resolved: Plan, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="more --minutes and --resume"):
-        recommend(resolved, tmp_path / "out", Budget(seconds=2.0), options=QUIET)
-    state = recommend(resolved, tmp_path / "out", LONG_DEFAULT, resume=True, options=QUIET)
+def test_too_little_time_says_how_much_is_needed(
+    resolved: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"used up before one candidate .* more --minutes"):
+        recommend(resolved, tmp_path / "out", Budget(seconds=0.01), options=QUIET)
+    dear = Costs(fixed=1.0, per_token=1e6, per_test=1.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(search, "measured", lambda plan, run: dear)
+        with pytest.raises(InputError, match=r"minutes are too few.* more --minutes and --resume"):
+            recommend(resolved, tmp_path / "dear", Budget(seconds=1e5), options=QUIET)
+    budget = Budget(seconds=100_000.0)
+    state = recommend(resolved, tmp_path / "out", budget, resume=True, options=QUIET)
     assert state.status == "complete"
-
-
-LONG_DEFAULT = Budget(seconds=100_000.0)
 
 
 def test_a_candidate_that_takes_too_much_memory_is_given_up(
