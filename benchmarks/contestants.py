@@ -31,24 +31,29 @@ from transformers import (
 )
 from trl.trainer import utils as trl_utils
 
-from benchmarks.last_layer import LastLayer
 from benchmarks.scenes import Lesson
 from benchmarks.turns import OnStep
 from narrowtune.anatomy import Anatomy
-from narrowtune.data.batching import Batch
 from narrowtune.data.encoding import Encoded
+from narrowtune.data.feature_store import GIB, FeatureStore
 from narrowtune.engine import Engine
+from narrowtune.models.feature_trial import try_features
+from narrowtune.models.features import Feed, encoder_of
 from narrowtune.models.lora import Adapters, Rank, adaptable
+from narrowtune.models.packed import attending_by_segments
 from narrowtune.models.skeleton import BUNDLED
-from narrowtune.models.supervised import output_head, predicting
-from narrowtune.runner.frozen import frozen_towers_without_gradient
-from narrowtune.training import Hooks, Objective, labels_alone, run_stage
+from narrowtune.models.supervised import output_head
+from narrowtune.runner.features import Eyes, batch_with
+from narrowtune.runner.sparing import spared
+from narrowtune.training import Hooks, run_stage
 from narrowtune.training.loop import MicroBatch
 from narrowtune.training.packing import Packing
+from narrowtune.training.padding_free import PaddingFree
 from narrowtune.training.stage import Collate
 
 LORA = Rank(rank=16, alpha=32.0)
 
+Rows = Sequence[Encoded]
 Train = Callable[[nn.Module, Lesson, OnStep], None]
 
 
@@ -79,29 +84,38 @@ def narrowtune(model: nn.Module, lesson: Lesson, on_step: OnStep) -> None:
 
 def narrowtune_shared(model: nn.Module, lesson: Lesson, on_step: OnStep) -> None:
     """The same with `share_images`: questions on one image are branches of one sequence."""
-    packing, made = Packing(model, lesson.processing), dict[tuple[int, ...], Batch]()
-
-    def collate(rows: Sequence[Encoded]) -> Batch:
-        """Prepared once, as all batches here are."""
-        key = tuple(map(id, rows))
-        if key not in made:
-            made[key] = packing(rows)
-        return made[key]
-
     named = Anatomy.of(model).select([lesson.arm]).apply(model)
-    _stage(model, named, lesson, on_step, collate=collate)
+    _stage(model, named, lesson, on_step, shared=True)
 
 
-def narrowtune_last_layer(model: nn.Module, lesson: Lesson, on_step: OnStep) -> None:
-    """The last decoder layer only where its output is read: not what `run` does, yet."""
-    layer = LastLayer.of(model)
+def narrowtune_kept(
+    model: nn.Module, lesson: Lesson, on_step: OnStep, shared: bool = False
+) -> None:
+    """Epochs after the first one, where each sample's images are encoded alone and then found.
 
-    def objective(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        with layer.only_at(predicting(batch.supervised)):
-            return labels_alone(model, batch)
-
+    The untimed first step fills the store. Of texts the same as `narrowtune`.
+    """
     named = Anatomy.of(model).select([lesson.arm]).apply(model)
-    _stage(model, named, lesson, on_step, objective=objective)
+    with _fed(model, lesson):
+        _stage(model, named, lesson, on_step, shared)
+
+
+@contextmanager
+def _fed(model: nn.Module, lesson: Lesson) -> Iterator[None]:
+    few, encoder, processing = lesson.rows[:2], encoder_of(model), lesson.processing
+    groups = [row.example.images for row in few]
+    if encoder is None or not any(groups):
+        yield
+        return
+    eyes = Eyes(processing)
+    layout = try_features(model, groups, partial(batch_with, few, processing), eyes)
+    feed = Feed(encoder, layout, eyes, FeatureStore(GIB, None), "drawn", alone=True)
+    processing.feed = feed
+    try:
+        with feed.feeding():
+            yield
+    finally:
+        processing.feed = None
 
 
 def narrowtune_lora(model: nn.Module, lesson: Lesson, on_step: OnStep) -> None:
@@ -115,15 +129,25 @@ def _stage(
     named: Sequence[tuple[str, nn.Parameter]],
     lesson: Lesson,
     on_step: OnStep,
-    collate: Collate | None = None,
-    objective: Objective = labels_alone,
+    shared: bool = False,
 ) -> None:
-    data = (lesson.rows, collate or lesson.collate)
-    hooks = Hooks(Path("none"), math.inf, lambda result: on_step(result.loss), objective=objective)
+    hooks = Hooks(Path("none"), math.inf, lambda result: on_step(result.loss))
     model.train()
-    anatomy = Anatomy.of(model)
-    with frozen_towers_without_gradient(model, anatomy, _towers(anatomy, named)):
+    anatomy, processing = Anatomy.of(model), lesson.processing
+    with attending_by_segments(model), spared(model, anatomy, _towers(anatomy, named)):
+        if shared:
+            make: Collate = Packing(model, processing)
+        else:
+            make = PaddingFree(model, processing, lesson.rows, print)
+        # Prepared once, as all batches here are.
+        made = [(batch.rows, make(batch.rows)) for batch in lesson.batches]
+        processing.feed = None
+        data = (lesson.rows, partial(_made, made))
         run_stage(model, named, data, lesson.settings, Engine("cpu"), hooks)
+
+
+def _made(made: Sequence[tuple[Rows, MicroBatch]], rows: Sequence[Encoded]) -> MicroBatch:
+    return next(batch for own, batch in made if list(map(id, own)) == list(map(id, rows)))
 
 
 def _towers(anatomy: Anatomy, named: Sequence[tuple[str, nn.Parameter]]) -> set[str]:
@@ -268,7 +292,8 @@ def _inputs(lesson: Lesson, numbers: Sequence[Mapping[str, int]]) -> dict[str, T
 CONTESTANTS = (
     Contestant("narrowtune", narrowtune),
     Contestant("narrowtune, images shared", narrowtune_shared),
-    Contestant("narrowtune, last layer where read", narrowtune_last_layer),
+    Contestant("narrowtune, features kept", narrowtune_kept),
+    Contestant("narrowtune, shared and kept", partial(narrowtune_kept, shared=True)),
     Contestant("TRL default, CPU", trl_default),
     Contestant("TRL default, head as on GPU", trl_supervised),
     Contestant("TRL best", partial(trl_supervised, gradient_checkpointing=False)),

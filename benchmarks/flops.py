@@ -35,15 +35,17 @@ _FURTHER = {
 }
 
 
-class FirstStepCounted:
-    """A training loop whose first step is counted: its products, backward passes included.
+class SecondStepCounted:
+    """A training loop whose second step is counted: its products, backward passes included.
+
+    In the first one models are tried, and stores filled.
 
     Args:
         loop: Calls what it is given after every step.
     """
 
     def __init__(self, loop: Callable[[OnStep], None]) -> None:
-        self.flops = 0
+        self.flops = self._steps = 0
         self._loop = loop
         self._counter = flop_counter.FlopCounterMode(display=False, custom_mapping=_FURTHER)
 
@@ -51,12 +53,14 @@ class FirstStepCounted:
         """Run the loop."""
 
         def stepped(loss: float) -> None:
-            if not self.flops:
+            self._steps += 1
+            if self._steps == 1:
+                self._counter.__enter__()
+            if self._steps == 2:
                 self._counter.__exit__(None, None, None)
                 self.flops = int(self._counter.get_total_flops())
             on_step(loss)
 
-        self._counter.__enter__()
         self._loop(stepped)
 
 

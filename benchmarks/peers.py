@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from benchmarks.contestants import CONTESTANTS, OURS, Contestant
-from benchmarks.flops import FirstStepCounted, Product
+from benchmarks.flops import Product, SecondStepCounted
 from benchmarks.models import LLAVA, QWEN, Shape, copy_of, drawn_model, processing_of
 from benchmarks.peak_memory import peak_above_model
 from benchmarks.scenes import SCENES, Lesson, Scene, lesson
@@ -38,6 +38,7 @@ from narrowtune.anatomy import Anatomy
 SHAPES = {"qwen": QWEN, "llava": LLAVA}
 ARMS = ("gate-up", "attention", "language")
 TOLERANCE = 1e-5  # relative, in fp32
+UNTIMED = 2  # steps: one fills, one is counted
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Result:
 
     Attributes:
         losses: Of each step.
-        timing: Of each step but the first.
+        timing: Of each step but the first ones.
         flops: Executed in a step.
         peak: Bytes above the loaded model; None where it was not measured.
     """
@@ -73,7 +74,7 @@ class Match:
 
 
 def compete(model: nn.Module, taught: Lesson, contestants: Sequence[Contestant]) -> Match:
-    """All contestants' steps in turns, the first of each untimed.
+    """All contestants' steps in turns, the first ones of each untimed.
 
     Raises:
         AssertionError: Their losses differ.
@@ -82,13 +83,13 @@ def compete(model: nn.Module, taught: Lesson, contestants: Sequence[Contestant])
     best, loops = Product(), {}
     for one in contestants:
         own = copy_of(model, set() if one.adapters else trained)
-        loops[one.name] = FirstStepCounted(partial(one.train, own, taught))
+        loops[one.name] = SecondStepCounted(partial(one.train, own, taught))
     turns = {name: Turns(loop) for name, loop in loops.items()}
     timings = {one.name: Timing() for one in contestants}
     for number in range(taught.settings.steps):
         best.time()
         for name, turn in turns.items():
-            with (timings[name] if number else Timing()).noting():
+            with (timings[name] if number >= UNTIMED else Timing()).noting():
                 turn.step()
     for turn in turns.values():
         turn.finish()
@@ -133,7 +134,7 @@ def _compare(shape: Shape, folder: Path, asked: argparse.Namespace) -> None:
     chosen = [CONTESTANTS[number] for number in asked.contestants]
     for number, arm in product(asked.scenes, asked.arms):
         scene = SCENES[number]
-        taught = lesson(scene, arm, processing, folder, asked.rounds + 1)
+        taught = lesson(scene, arm, processing, folder, asked.rounds + UNTIMED)
         match = compete(model, taught, chosen)
         gc.collect()  # trainers are circles, which hold their models
         if not asked.speed_only:

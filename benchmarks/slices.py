@@ -15,7 +15,8 @@ from torch import nn
 
 from benchmarks.timing import Timing
 from narrowtune.anatomy import Anatomy
-from narrowtune.training.weights import TrainedWeights, adamw
+from narrowtune.training.optimisers import optimiser_for
+from narrowtune.training.weights import TrainedWeights
 
 ROWS, TOKENS, VOCABULARY, ROUNDS = 2, 256, 4096, 6
 
@@ -68,7 +69,7 @@ class Variant:
     def __init__(self, model: nn.Module, named: Sequence[tuple[str, nn.Parameter]]) -> None:
         self.model, self.timing = model, Timing()
         self.weights = TrainedWeights(named)
-        self.optimiser = adamw(self.weights, 1e-4, 0.0)
+        self.optimiser = optimiser_for(self.weights, "adamw", 1e-4, 0.0)
         self.state_bytes = 0
 
     def _state_bytes(self) -> int:

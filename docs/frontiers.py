@@ -48,7 +48,11 @@ def cells(analysis: Analysis) -> str:
 
 
 def gaps(analysis: Analysis) -> str:
-    """Families against each other where both have learned the same."""
+    """Families against each other where both have learned the same; those asked for, or all."""
+    found = [one for one in analysis["frontier"]["gaps"] if one["quantity"] == "kept"]
+    if asked := [tuple(pair.split(":")) for pair in analysis["asked"]]:
+        both = [*found, *map(_turned, found)]
+        found = [one for pair in asked for one in both if (one["family"], one["other"]) == pair]
     rows = [
         (
             one["family"],
@@ -56,10 +60,20 @@ def gaps(analysis: Analysis) -> str:
             f"{100 * one['level']:g} %",
             f"**{_open(one['difference'])}**" if one["clear"] else _open(one["difference"]),
         )
-        for one in analysis["frontier"]["gaps"]
-        if one["quantity"] == "kept"
+        for one in found
     ]
     return table(("family", "against", "at", "kept more by"), rows)
+
+
+def _turned(one: dict[str, Any]) -> dict[str, Any]:
+    """The same difference seen from the other family."""
+    value, low, high = (one["difference"][key] for key in ("value", "low", "high"))
+    turned = {"value": _negative(value), "low": _negative(high), "high": _negative(low)}
+    return one | {"family": one["other"], "other": one["family"], "difference": turned}
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
 
 
 def _matched(one: dict[str, Any]) -> str:

@@ -4,9 +4,9 @@
     python docs/build.py results.md                       # write the tables anew, as `make docs`
 
 A table stands between `<!-- table: NAME KIND ARMS -->` and `<!-- end -->`; without arms it shows
-all. The JSON files are what `narrowtune report RUN --json` prints of all replicates together,
-rounded to five digits, each ARM compared with an OTHER, and what `narrowtune explain RUN` found
-where it was asked.
+all. Pairs of a frontier's families are asked for as ONE:OTHER. The JSON files are what
+`narrowtune report RUN --json` prints of all replicates together, rounded to five digits, each ARM
+compared with an OTHER, and what `narrowtune explain RUN` found where it was asked.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _table(found: re.Match[str]) -> str:
             asked = ("base", *chosen)
             kept = [row for row in rows if row["arm"] in asked]
             analysis[kind_of_row] = sorted(kept, key=lambda row: asked.index(row["arm"]))
-    return f"{opening}\n{TABLES[kind](analysis)}\n{end}"
+    return f"{opening}\n{TABLES[kind](analysis | {'asked': arms.split()})}\n{end}"
 
 
 def summary(analysis: Analysis) -> str:

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 
 import narrowtune as nt
 from narrowtune.data import encode_all, read_examples
+from narrowtune.models.packed import attending_by_segments
 from narrowtune.models.processing import load_processing
 from narrowtune.training.collator import PackingCollator, together
 
@@ -39,7 +40,9 @@ def main(name: str, data: str, out: str, terms: Sequence[str] = TERMS) -> None:
         disable_tqdm=True,
     )
     collator = PackingCollator(model, processing)
-    Trainer(model, arguments, train_dataset=images, data_collator=collator).train()
+    trainer = Trainer(model, arguments, train_dataset=images, data_collator=collator)
+    with attending_by_segments(model):  # nothing is computed from question to question
+        trainer.train()
 
     print(f"{len(samples)} samples in {len(images)} items")
     print(f"frozen tensors changed: {ledger.changed() or 'none'}")

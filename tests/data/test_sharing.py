@@ -35,6 +35,7 @@ limits = st.builds(
     share=st.booleans(),
     fill=st.booleans(),
     tokens=st.none() | st.integers(1, 40),
+    by_segments=st.booleans(),
 )
 
 
@@ -76,7 +77,8 @@ def test_packing_never_costs_more_than_padding(batch: list[Encoded], limit: Limi
     trees, layout = grow(batch, None, limit), lay_out(batch, None, limit)
     assert sum(map(len, layout)) == sum(map(len, trees)) <= sum(map(len, batch))
     assert len(layout) <= len(trees) <= len(batch)
-    assert max(map(len, layout)) == max(map(len, trees))
+    if not limit.by_segments:
+        assert max(map(len, layout)) == max(map(len, trees))
     if limit.tokens is not None:
         assert all(len(tree) <= limit.tokens for tree in trees if len(tree.samples) > 1)
 
@@ -132,6 +134,24 @@ def test_long_branches_behind_little_are_left_alone() -> None:
     long = [sample("12" * 10 + f"{n}" * 900) for n in range(4)]
     assert len(grow(long, None)) == 4
     assert len(grow(short, None, Limits(share=False))) == 4
+
+
+def test_by_segments_all_lies_in_one_sequence_and_branches_do_not_count_each_other() -> None:
+    long = [sample("12" * 200 + f"{n}" * 900) for n in range(4)]
+    assert len(grow(long, None)) == 2
+    (tree,) = grow(long, None, Limits(by_segments=True))
+    assert len(tree) == 400 + 4 * 900
+    little = [sample("12" * 10 + f"{n}" * 900) for n in range(4)]
+    assert len(grow(little, None, Limits(by_segments=True))) == 4
+    apart = Limits(share=False, by_segments=True)
+    (row,) = lay_out([sample("0" * n) for n in (5, 9, 7)], None, apart)
+    assert [len(one) for one in row.trees] == [9, 7, 5]
+    pairs = lay_out(
+        [sample("0" * n) for n in (5, 9, 7, 4)],
+        None,
+        Limits(share=False, by_segments=True, tokens=13),
+    )
+    assert [len(row) for row in pairs] == [13, 12]
 
 
 def test_a_long_sample_has_a_sequence_for_itself_or_is_refused() -> None:

@@ -19,8 +19,8 @@ from narrowtune.models.loading import load_model
 from narrowtune.runner import Plan, plan
 from narrowtune.runner.cost import KINDS, Choice, Costs
 from narrowtune.runner.fitting import ways_to_fit
-from narrowtune.runner.frozen import frozen_towers_without_gradient
 from narrowtune.runner.rehearsing import rehearse
+from narrowtune.runner.sparing import spared
 from narrowtune.training.loop import answer_loss
 
 Planned = Callable[..., Plan]
@@ -52,7 +52,7 @@ def held_for_real(made: Plan) -> int:
     arm.selection.apply(model)
     memory = Rehearsal()
     memory.hold([*model.parameters(), *model.buffers(), *batch.inputs.values()], "weights")
-    with memory.watch(), frozen_towers_without_gradient(model, made.anatomy, arm.towers):
+    with memory.watch(), spared(model, made.anatomy, arm.towers):
         torch.autograd.backward(answer_loss(model, batch))
     return sum(memory.at_peak().values())
 

@@ -13,16 +13,18 @@ import pytest
 import narrowtune as nt
 from narrowtune.errors import InputError
 from narrowtune.models.feature_parts import Unfit
-from narrowtune.models.features import Feed
+from narrowtune.models.features import Feed, Layout
 from narrowtune.models.loading import load_model
 from narrowtune.record import Record
 from narrowtune.runner import Observer, Options, Plan
 from narrowtune.runner import features as run_features
+from narrowtune.runner.features import encodes_alone
 from narrowtune.training import Interrupted, StepResult
 
 IN_MEMORY = Options(device="cpu", save_models=False, checkpoint_seconds=0.0)
 OFF = replace(IN_MEMORY, feature_cache="off")
 TRAINED, ASKED = 8, 3  # samples of a stage, and of a task
+TRIED = 2  # that the last layer is tried on, twice
 
 
 class Heard(Observer):
@@ -117,11 +119,11 @@ def test_a_cache_changes_no_bit(
     taught, scored = 2 * TRAINED, 2 * ASKED  # epochs; tasks
     if changes:
         # Each image once over base, epochs, arms and scorings; without a cache every time.
-        assert asked[0] == [1] * (2 * taught + 3 * scored)
+        assert asked[0] == [1] * (2 * (taught + 2 * TRIED) + 3 * scored)
         assert asked[1] == asked[2] == [1] * (TRAINED + scored)
     else:
         # The second arm's batches are those of the first, and every scoring's those of the base's.
-        assert not asked[0] and asked[1] == asked[2] and sum(asked[1]) == taught + scored
+        assert not asked[0] and asked[1] == asked[2] and sum(asked[1]) == taught + scored + TRIED
     assert asked[3] == []  # a folder answers the next run from its first batch
 
 
@@ -225,6 +227,49 @@ def test_a_class_that_can_t_be_fed_is_told_and_refused_alone(
         nt.run(make_plan(**small, **alone()), tmp_path / "b", options=IN_MEMORY)
 
 
-def test_only_alone_changes_an_experiment_s_digest(make_plan: Callable[..., Plan]) -> None:
-    said = {"model": {"id": "pico-qwen", "dtype": "float32", "encode_images": "together"}}
-    assert make_plan().digest == make_plan(**said).digest != make_plan(**alone()).digest
+def test_what_may_change_bits_changes_an_experiment_s_digest(
+    make_plan: Callable[..., Plan],
+) -> None:
+    def encoded_by(how: str) -> str:
+        model = {"id": "pico-qwen", "dtype": "float32", "encode_images": how}
+        return make_plan(model=model).digest
+
+    assert make_plan().digest == encoded_by("auto")
+    assert len({encoded_by(how) for how in ("auto", "together", "alone")}) == 3
+
+
+def test_left_to_itself_it_encodes_alone_where_that_pays(
+    make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {"batch_size": 4, "learning_rate": 1e-3}
+    again = make_plan(training=training | {"epochs": 2})
+    assert not encodes_alone(again)  # nine tokens an image: too small
+    monkeypatch.setattr(run_features, "_ENOUGH_TOKENS", 9)
+    assert encodes_alone(again)
+    assert not encodes_alone(make_plan(training=training))  # no image comes again
+    one_by_one = training | {"epochs": 2, "micro_batch_size": 1}
+    assert not encodes_alone(make_plan(training=one_by_one))  # each batch is as it was
+    found = []
+    for number, changes in enumerate(({}, alone())):
+        out = tmp_path / str(number)
+        with encoded(monkeypatch) as calls:
+            record = nt.run(make_plan(**changes), out, options=IN_MEMORY)
+        assert set(calls) == {1}
+        assert len(calls) == TRAINED + 2 * ASKED
+        found.append(bits(record, out))
+    assert found[0] == found[1]
+
+
+def test_left_to_itself_a_class_that_can_t_encode_alone_is_trained_as_ever(
+    make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_features, "_ENOUGH_TOKENS", 9)
+    tried = run_features.try_features
+
+    def not_alone(*args: Any) -> Layout:
+        return replace(tried(*args), plans=None, alone="its features have no order")
+
+    monkeypatch.setattr(run_features, "try_features", not_alone)
+    with encoded(monkeypatch) as calls:
+        nt.run(make_plan(arms=raw()["arms"][:1]), tmp_path, options=IN_MEMORY)
+    assert max(calls) > 1

@@ -25,12 +25,15 @@ from tiny_processors import CHATML, TEXT, make_tokenizer, write_family
 from wide_models import with_wide_weights
 
 from narrowtune import pico
+from narrowtune.anatomy import Anatomy
 from narrowtune.data.batching import collate
 from narrowtune.data.encoding import Encoded, encode_all
 from narrowtune.data.example import Example, ImagePart, Message, TextPart
 from narrowtune.data.sharing import Limits, lay_out
 from narrowtune.errors import InputError
+from narrowtune.models.activation_checkpointing import checkpointable, checkpointed
 from narrowtune.models.loading import load_model
+from narrowtune.models.packed import attending_by_segments
 from narrowtune.models.processing import Processing, load_processing
 from narrowtune.models.skeleton import load_config, model_class
 from narrowtune.training import packing
@@ -133,10 +136,23 @@ def assert_taught_alike(learner: Learner, samples: list[Encoded], packed: Any) -
 
 
 def assert_packs(learner: Learner, examples: list[Example], limits: Limits | None = None) -> Any:
+    """Under a mask, and by segments where the model takes them; the batch under a mask."""
     samples = encode_all(examples, learner.processing)
-    packed = Packing(learner.model, learner.processing, limits)(samples)
+    pack = Packing(learner.model, learner.processing, limits)
+    packed = pack(samples)
     assert_taught_alike(learner, samples, packed)
+    with attending_by_segments(learner.model):
+        if pack.limits.by_segments:
+            assert_packs_by_segments(learner, samples, pack)
     return packed
+
+
+def assert_packs_by_segments(learner: Learner, samples: list[Encoded], pack: Packing) -> None:
+    packed = pack(samples)
+    assert packed.inputs["attention_mask"].dtype == torch.int8
+    if pack.limits.fill:
+        assert packed.inputs["input_ids"].shape == (1, packed.tokens)
+    assert_taught_alike(learner, samples, packed)
 
 
 @pytest.mark.parametrize("questions", [1, 2, 6])
@@ -174,6 +190,27 @@ def test_texts(name: str, learner: Callable[[str], Learner]) -> None:
     shared = packed.tokens
     packed = assert_packs(learner(name), examples, Limits(share=False))
     assert shared < packed.tokens == sum(map(len, packed.rows))
+
+
+@pytest.mark.parametrize("name", ["pico-qwen", "qwen2_5_vl", "llava", "llama", "gpt2", "windows"])
+def test_layers_that_are_run_again_see_the_same_segments(
+    name: str, learner: Callable[[str], Learner], pictures: list[Path]
+) -> None:
+    made = learner(name)
+    shown = pictures if made.processing.image_token_id is not None else []
+    examples = [asked(n, *shown[n % 2 : 1]) for n in range(6)]
+    samples = encode_all(examples, made.processing)
+    layers = checkpointable(made.model, Anatomy.of(made.model), ())
+    with attending_by_segments(made.model):
+        packed = Packing(made.model, made.processing)(samples)
+        found, kept = gradients(made.model, packed)
+        with checkpointed(layers):
+            for layer in layers:
+                layer.training = True  # itself alone: nothing is dropped
+            again, computed = gradients(made.model, packed)
+            made.model.eval()
+    assert layers and again == found
+    assert all(computed[name].equal(gradient) for name, gradient in kept.items())
 
 
 def test_eager_attention(learner: Callable[[str], Learner], pictures: list[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from narrowtune.data.batching import collate
 from narrowtune.data.encoding import Encoded, encode_all
 from narrowtune.errors import InputError
 from narrowtune.models.loading import load_model
+from narrowtune.models.packed import attending_by_segments
 from narrowtune.models.processing import Processing, load_processing
 from narrowtune.training.collator import PackingCollator, together
 from narrowtune.training.loop import answer_loss
@@ -73,6 +75,18 @@ def test_the_models_own_loss_is_that_of_the_separate_samples(seen: Any) -> None:
     # As trainers count them: at position 0 nothing is a target.
     counted = int(batch["labels"][:, 1:].ne(-100).sum())
     assert counted == sum(one.supervised_tokens for one in samples)
+
+
+def test_by_segments_a_batch_is_one_sequence_with_a_table_for_its_mask(seen: Any) -> None:
+    model, processing, samples = seen
+    collator = PackingCollator(model, processing)
+    assert collator(samples)["attention_mask"].dtype == torch.bool
+    with attending_by_segments(model), torch.no_grad():
+        batch = collator(samples)
+        assert batch["attention_mask"].dtype == torch.int8
+        assert len(batch["input_ids"]) == 1 and batch["image_grid_thw"].shape[0] == 2
+        loss = model(**batch).loss
+    assert float(loss) == pytest.approx(mean_loss(model, processing, samples), rel=1e-5)
 
 
 def test_long_lists_are_cut(seen: Any) -> None:
@@ -136,7 +150,10 @@ def test_what_is_no_sample_is_refused(item: Any, why: str, llama: Any) -> None:
         PackingCollator(*llama)([item])
 
 
-def test_transformers_trainer_takes_the_same_steps_as_by_hand(seen: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("attending", [nullcontext, attending_by_segments])
+def test_transformers_trainer_takes_the_same_steps_as_by_hand(
+    attending: Any, seen: Any, tmp_path: Path
+) -> None:
     model, processing, samples = seen
     before = mean_loss(model, processing, samples)
     arguments = TrainingArguments(
@@ -153,13 +170,15 @@ def test_transformers_trainer_takes_the_same_steps_as_by_hand(seen: Any, tmp_pat
     trainer = Trainer(
         model, arguments, train_dataset=lists, data_collator=PackingCollator(model, processing)
     )
-    trainer.train()
+    with attending(model):
+        trainer.train()
     logged = next(row["loss"] for row in trainer.state.log_history if "loss" in row)
     assert logged == pytest.approx(before, rel=1e-3)  # logged to four digits
     assert mean_loss(model.eval(), processing, samples) < before
 
 
-def test_trl_trains_with_it_and_its_adapters(llama: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("attending", [nullcontext, attending_by_segments])
+def test_trl_trains_with_it_and_its_adapters(attending: Any, llama: Any, tmp_path: Path) -> None:
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from trl import SFTConfig, SFTTrainer
@@ -186,6 +205,7 @@ def test_trl_trains_with_it_and_its_adapters(llama: Any, tmp_path: Path) -> None
         processing_class=processing.tokenizer,
         data_collator=PackingCollator(adapted, processing),
     )
-    trainer.train()
+    with attending(adapted):
+        trainer.train()
     logged = next(row["loss"] for row in trainer.state.log_history if "loss" in row)
     assert logged == pytest.approx(before, rel=1e-3)

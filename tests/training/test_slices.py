@@ -20,7 +20,8 @@ from narrowtune.engine import Engine
 from narrowtune.models.loading import load_model
 from narrowtune.models.processing import Processing
 from narrowtune.training import Hooks, Interrupted, Settings, StepResult, run_stage
-from narrowtune.training.weights import TrainedWeights, adamw
+from narrowtune.training.optimisers import optimiser_for
+from narrowtune.training.weights import TrainedWeights
 
 TERMS = {
     "phi3": [
@@ -41,7 +42,7 @@ def batch(step: int) -> Tensor:
 def teach(model: nn.Module, named: Sequence[tuple[str, nn.Parameter]], steps: int = 6) -> Tensor:
     """The losses of a few steps with AdamW, decay, and a clip that bites."""
     weights = TrainedWeights(named)
-    optimiser = adamw(weights, 1e-3, decay=0.1)
+    optimiser = optimiser_for(weights, "adamw", 1e-3, decay=0.1)
     losses = []
     for step in range(steps):
         for half in batch(step):

@@ -6,26 +6,32 @@ Nothing of a prompt is, no role header, no image token, no line break after the 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import dataclass
+from itertools import groupby, islice
+from typing import Any, TypeVar, cast
 
-from narrowtune.data.example import Example, Message, TextPart
+from narrowtune.data.collector import collector_paused
+from narrowtune.data.compact import MARKS, NUMBERS, compact, stored
+from narrowtune.data.example import Example
 from narrowtune.data.formats import shorten
 from narrowtune.data.images import image_size
-from narrowtune.data.model_side import ModelSide
+from narrowtune.data.layout import Layout, Layouts, Span
+from narrowtune.data.model_side import ModelSide, Tokens
 from narrowtune.errors import InputError
 
-STAND_IN = "Xq7answer{}q7X"  # takes an answer's place, to find where the template writes it
+TOGETHER = 256  # texts given to the tokenizer at once: its cores are fed, and few are held
 
-Span = tuple[int, int]
+T = TypeVar("T")
 
 
+@compact(input_ids=NUMBERS, supervised=MARKS)
 @dataclass(frozen=True)
 class Encoded:
     """An example as token ids.
+
+    Ids and marks are kept as arrays; asking for them makes a tuple each time.
 
     Attributes:
         example: Where it came from; its images are opened when a batch is made.
@@ -39,23 +45,21 @@ class Encoded:
     supervised: tuple[bool, ...]
     prompt_length: int
 
+    @classmethod
+    def of(
+        cls, example: Example, ids: Iterable[int], marks: Iterable[int], prompt_length: int
+    ) -> Encoded:
+        """From ids and marks (1 where taught) that are no tuples yet, and needn't become any."""
+        return cls(example, cast(Any, ids), cast(Any, marks), prompt_length)
+
     @property
     def supervised_tokens(self) -> int:
         """How many tokens are taught."""
-        return sum(self.supervised)
+        return int(stored(self, "supervised").count(1))
 
     def __len__(self) -> int:
         """Tokens in all."""
-        return len(self.input_ids)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A rendered conversation: its text, what of it is taught, whether an end token closes it."""
-
-    text: str
-    taught: tuple[Span, ...]
-    ended: bool
+        return len(stored(self, "input_ids"))
 
 
 def encode(example: Example, processing: ModelSide, max_length: int | None = None) -> Encoded:
@@ -73,32 +77,7 @@ def encode(example: Example, processing: ModelSide, max_length: int | None = Non
     Raises:
         InputError: It is too long, or the model's template cannot write it; with its line.
     """
-    with _located(example):
-        layout = _lay_out(example.messages, processing)
-        ids, offsets = processing.tokenize(layout.text)
-        taught = [any(_inside(offset, span) for span in layout.taught) for offset in offsets]
-        answer = [i for i, offset in enumerate(offsets) if _inside(offset, layout.taught[-1])]
-        if not answer:
-            raise InputError(f"the tokenizer of {processing.name} makes nothing of the answer")
-        ids, taught = ids[: answer[-1] + 1], taught[: answer[-1] + 1]
-        if not layout.ended and processing.eos_token_id is not None:
-            ids, taught = [*ids, processing.eos_token_id], [*taught, True]
-        short = Encoded(example, tuple(ids), tuple(taught), answer[0])
-        return _checked(_with_images(short, processing), processing, max_length)
-
-
-def encode_prompt(
-    example: Example, processing: ModelSide, max_length: int | None = None
-) -> Encoded:
-    """The example's prompt as tokens, up to where the model has to answer; nothing is taught.
-
-    Raises:
-        InputError: It is too long, or the model's template cannot write it; with its line.
-    """
-    with _located(example):
-        ids, _ = processing.tokenize(processing.render(example.prompt, add_generation_prompt=True))
-        short = Encoded(example, tuple(ids), (False,) * len(ids), len(ids))
-        return _checked(_with_images(short, processing), processing, max_length)
+    return encode_all([example], processing, max_length)[0]
 
 
 def encode_all(
@@ -109,16 +88,58 @@ def encode_all(
     Raises:
         InputError: Some cannot be; all of them are named, each with its line.
     """
-    encoded: list[Encoded] = []
-    problems: list[str] = []
-    for example in examples:
-        try:
-            encoded.append(encode(example, processing, max_length))
-        except InputError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise InputError(shorten(problems))
-    return encoded
+    layouts = Layouts(processing)
+
+    def finished(example: Example, layout: Layout, tokens: Tokens) -> Encoded:
+        return _checked(_answering(example, layout, tokens, processing), processing, max_length)
+
+    def text_of(example: Example) -> tuple[str, Layout]:
+        layout = layouts.of(example.messages)
+        return layout.text, layout
+
+    return _each(examples, text_of, finished, processing)
+
+
+def encode_prompt(
+    example: Example, processing: ModelSide, max_length: int | None = None
+) -> Encoded:
+    """The example's prompt as tokens, up to where the model has to answer; nothing is taught.
+
+    Raises:
+        InputError: It is too long, or the model's template cannot write it; with its line.
+    """
+    return encode_prompts([example], processing, max_length)[0]
+
+
+def encode_prompts(
+    examples: Iterable[Example],
+    processing: ModelSide,
+    max_length: int | None = None,
+    *,
+    check: Callable[[Encoded], None] = lambda prompt: None,
+) -> list[Encoded]:
+    """Every example's prompt, as `encode_prompt` has it, in order.
+
+    Args:
+        examples: Conversations.
+        processing: The model's chat template, tokenizer and image processor.
+        max_length: Refuse longer prompts; never above the model's own maximum.
+        check: Raises `InputError` for a prompt that won't do otherwise.
+
+    Raises:
+        InputError: Some cannot be encoded; all of them are named, each with its line.
+    """
+
+    def finished(example: Example, _nothing: None, tokens: Tokens) -> Encoded:
+        ids, _ = tokens
+        made = _with_images(example, (ids, bytearray(len(ids)), len(ids)), processing)
+        check(_checked(made, processing, max_length))
+        return made
+
+    def text_of(example: Example) -> tuple[str, None]:
+        return processing.render(example.prompt, add_generation_prompt=True), None
+
+    return _each(examples, text_of, finished, processing)
 
 
 def taught_texts(encoded: Encoded, processing: ModelSide) -> list[str]:
@@ -133,105 +154,108 @@ def show_mask(encoded: Encoded, processing: ModelSide) -> str:
     )
 
 
-# -- where the answers stand -----------------------------------------------------------------
+# -- many at once ----------------------------------------------------------------------------
 
 
-def _lay_out(messages: Sequence[Message], processing: ModelSide) -> Layout:
-    """The conversation's text and the spans of its answers.
+def _each(
+    examples: Iterable[Example],
+    text_of: Callable[[Example], tuple[str, T]],
+    finished: Callable[[Example, T, Tokens], Encoded],
+    processing: ModelSide,
+) -> list[Encoded]:
+    """All examples' texts tokenized, many at once, and finished one by one.
 
-    The template is run twice, once with a stand-in for every answer: what surrounds the stand-ins
-    surrounds the answers. That works for templates that strip blanks, drop things from earlier
-    turns or write another header than their generation prompt.
+    Raises:
+        InputError: Of every example for which `text_of` or `finished` raised one, in order.
     """
-    text = processing.render(messages, add_generation_prompt=False)
-    spans = _answer_spans(text, messages, processing)
-    ends = re.compile(r"\s*(?:" + "|".join(map(re.escape, processing.end_strings())) + ")")
-    taught: list[Span] = []
-    ended = False
-    turns = [index for index, message in enumerate(messages) if message.role == "assistant"]
-    for turn, (start, stop) in zip(turns, spans, strict=True):
-        opening = processing.render(messages[:turn], add_generation_prompt=True)
-        if text.startswith(opening) and len(opening) <= start:
-            start = len(opening)  # blanks between prompt and answer are the model's to say
-        elif turn == turns[-1]:
-            # The template writes another header in history than it gives for generation. The
-            # model is taught behind the one that it will be asked with.
-            text, stop, start = opening + text[start:], stop + len(opening) - start, len(opening)
-        end = ends.match(text, stop) if processing.end_strings() else None
-        ended = end is not None
-        taught.append((start, end.end() if end else stop))
-    return Layout(text, tuple(taught), ended)
-
-
-def _answer_spans(text: str, messages: Sequence[Message], processing: ModelSide) -> list[Span]:
-    answers = [message.text for message in messages if message.role == "assistant"]
-    around = _around_answers(messages, len(answers), processing)
-    for stripped in (str, str.strip, str.rstrip, str.lstrip):
-        written = [stripped(answer) for answer in answers]
-        spans, place = [], 0
-        for before, answer in zip(around, written, strict=False):
-            place += len(before)
-            spans.append((place, place + len(answer)))
-            place += len(answer)
-        woven = "".join(a + b for a, b in zip(around, [*written, ""], strict=True))
-        if woven == text:
-            return spans
-    raise InputError(
-        f"the chat template of {processing.name} rewrites the answer (reasoning marks in it?), so"
-        " its tokens cannot be told from the prompt's"
-    )
-
-
-def _around_answers(messages: Sequence[Message], answers: int, processing: ModelSide) -> list[str]:
-    """What the template writes before, between and after the answers."""
-    names = iter([STAND_IN.format(number) for number in range(answers)])
-    posed = [
-        replace(message, parts=(TextPart(next(names)),)) if message.role == "assistant" else message
-        for message in messages
-    ]
-    rendered = processing.render(posed, add_generation_prompt=False)
-    around = re.split(STAND_IN.format(r"\d+"), rendered)
-    if len(around) != answers + 1:
+    encoded: list[Encoded] = []
+    problems: dict[int, list[str]] = {}
+    numbered = enumerate(examples)
+    with collector_paused():
+        while some := list(islice(numbered, TOGETHER)):
+            written: list[tuple[int, Example, str, T]] = []
+            for number, example in some:
+                with _noted(problems, number, example):
+                    written.append((number, example, *text_of(example)))
+            tokens = processing.tokenize_all([text for _, _, text, _ in written])
+            for (number, example, _, thing), row in zip(written, tokens, strict=True):
+                with _noted(problems, number, example):
+                    encoded.append(finished(example, thing, row))
+    if problems:
         raise InputError(
-            f"the chat template of {processing.name} does not write each answer once:"
-            f" {answers} answers, {len(around) - 1} found"
+            shorten([told for number in sorted(problems) for told in problems[number]])
         )
-    return around
+    return encoded
 
 
-def _inside(offset: Span, span: Span) -> bool:
-    """Whether a token has a character of the span.
+@contextmanager
+def _noted(problems: dict[int, list[str]], number: int, example: Example) -> Iterator[None]:
+    """Keeps whatever is wrong with an example, its file and line in front."""
+    try:
+        yield
+    except InputError as error:
+        problems[number] = [f"{example.source}: {problem}" for problem in error.problems]
+
+
+def _answering(example: Example, layout: Layout, tokens: Tokens, processing: ModelSide) -> Encoded:
+    """The tokens up to the end of the last answer, and which of them are taught."""
+    ids, offsets = tokens
+    marks = bytearray(len(ids))
+    answer: list[int] = []
+    for span in layout.taught:
+        answer = _inside(offsets, span)
+        for place in answer:
+            marks[place] = 1
+    if not answer:
+        raise InputError(f"the tokenizer of {processing.name} makes nothing of the answer")
+    ids, marks = ids[: answer[-1] + 1], marks[: answer[-1] + 1]
+    if not layout.ended and processing.eos_token_id is not None:
+        ids.append(processing.eos_token_id)
+        marks.append(1)
+    return _with_images(example, (ids, marks, answer[0]), processing)
+
+
+def _inside(offsets: Sequence[Span], span: Span) -> list[int]:
+    """The tokens that have a character of the span.
 
     Some tokenizers leave a lone blank without width, at its end: it belongs where it ends.
     """
-    (start, stop), (first, last) = offset, span
-    return stop > first and (start < last or start == stop <= last)
+    first, last = span
+    return [
+        place
+        for place, (start, stop) in enumerate(offsets)
+        if stop > first and (start < last or start == stop <= last)
+    ]
 
 
 # -- images and lengths ----------------------------------------------------------------------
 
 
-def _with_images(short: Encoded, processing: ModelSide) -> Encoded:
-    """Each placeholder repeated as often as its image needs."""
-    token = processing.image_token_id
-    images = short.example.images
-    places = [i for i, t in enumerate(short.input_ids) if token is not None and t == token]
+def _with_images(
+    example: Example, short: tuple[list[int], bytearray, int], processing: ModelSide
+) -> Encoded:
+    """The tokens, their marks and the prompt's length, each placeholder as often as is needed."""
+    short_ids, short_marks, prompt_length = short
+    token, images = processing.image_token_id, example.images
+    places = [] if token is None else [i for i, one in enumerate(short_ids) if one == token]
     if len(places) != len(images):
         raise InputError(
             f"the model reads {len(places)} image tokens for {len(images)} images; does the text"
             " itself spell the image token?"
         )
     if not images:
-        return short
+        return Encoded.of(example, short_ids, short_marks, prompt_length)
     counts = processing.image_token_counts([image_size(path) for path in images])
-    times = dict(zip(places, counts, strict=True))
     ids: list[int] = []
-    taught: list[bool] = []
-    for index, (one, mark) in enumerate(zip(short.input_ids, short.supervised, strict=True)):
-        ids += [one] * times.get(index, 1)
-        taught += [mark and index not in times] * times.get(index, 1)
-    grown = sum(count - 1 for place, count in times.items() if place < short.prompt_length)
-    return Encoded(short.example, tuple(ids), tuple(taught), short.prompt_length + grown)
+    marks = bytearray()
+    before = 0
+    for place, count in zip(places, counts, strict=True):
+        ids += short_ids[before:place] + [short_ids[place]] * count
+        marks += short_marks[before:place] + bytes(count)
+        before = place + 1
+    grown = sum(n - 1 for place, n in zip(places, counts, strict=True) if place < prompt_length)
+    ids, marks = ids + short_ids[before:], marks + short_marks[before:]
+    return Encoded.of(example, ids, marks, prompt_length + grown)
 
 
 def _checked(encoded: Encoded, processing: ModelSide, max_length: int | None) -> Encoded:
@@ -243,15 +267,6 @@ def _checked(encoded: Encoded, processing: ModelSide, max_length: int | None) ->
             f" {min(limits)}; shorten it or take it out (nothing is cut silently)"
         )
     return encoded
-
-
-@contextmanager
-def _located(example: Example) -> Iterator[None]:
-    """Puts the example's file and line before whatever is wrong with it."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError([f"{example.source}: {problem}" for problem in error.problems]) from error
 
 
 def _stretches(encoded: Encoded, processing: ModelSide) -> Iterator[tuple[str, bool]]:

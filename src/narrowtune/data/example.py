@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TextPart:
     """Words in a message."""
 
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImagePart:
     """An image in a message, by its path; opened only when a batch is made."""
 
@@ -23,7 +23,7 @@ class ImagePart:
 Part = TextPart | ImagePart
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn; `role` is `system`, `user` or `assistant`."""
 
@@ -41,7 +41,7 @@ class Message:
         return tuple(part.path for part in self.parts if isinstance(part, ImagePart))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """A conversation that ends with the answer, where it came from and what counts as right.
 

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from narrowtune.data.collector import collector_paused
 from narrowtune.data.example import Example
 from narrowtune.data.rows import Reader
 from narrowtune.errors import InputError
@@ -176,8 +177,9 @@ def scan_file(
     if text is None:
         return scan
     first_seen: dict[str, str] = {}
-    for row in islice(_rows(text, path), limit):
-        _add_row(scan, row, folder, first_seen)
+    with collector_paused():
+        for row in islice(_rows(text, path), limit):
+            _add_row(scan, row, folder, first_seen)
     if not scan.examples and not scan.problems:
         scan.problems.append(f"{path}: it holds no examples")
     return scan
@@ -223,7 +225,7 @@ def _rows(text: str, path: Path) -> Iterator[Row]:
 
 def _line_rows(text: str, path: Path) -> Iterator[Row]:
     """JSONL: one object per line; blank lines are passed over but counted."""
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(_lines(text), start=1):
         if not line.strip():
             continue
         source = f"{path}:{number}"
@@ -231,6 +233,15 @@ def _line_rows(text: str, path: Path) -> Iterator[Row]:
             yield Row(source, str(number), json.loads(line))
         except ValueError as error:
             yield Row(source, str(number), problem=f"broken JSON: {error}")
+
+
+def _lines(text: str) -> Iterator[str]:
+    """The lines one by one: a list of them would hold the file a second time."""
+    start = 0
+    while (stop := text.find("\n", start)) >= 0:
+        yield text[start:stop]
+        start = stop + 1
+    yield text[start:]
 
 
 def _array_rows(text: str, path: Path) -> Iterator[Row]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from narrowtune.errors import InputError
 
 ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)
@@ -18,55 +22,80 @@ def open_image(path: Path) -> Image.Image:
         return ImageOps.exif_transpose(image).convert("RGB")
 
 
+class Look(NamedTuple):
+    """What one opening of an image file tells: all of it is decoded, none of it is kept.
+
+    Attributes:
+        problem: Why it cannot be used; None when it decodes to its last byte.
+        size: (width, height) of the upright image; (0, 0) where it has none.
+        kind: Its format's name as Pillow has it.
+    """
+
+    problem: str | None
+    size: tuple[int, int] = (0, 0)
+    kind: str | None = None
+
+
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of the upright image, from its header alone."""
+    """(width, height) of the upright image."""
     return image_header(path)[0]
 
 
-@lru_cache(maxsize=1 << 18)
 def image_header(path: Path) -> tuple[tuple[int, int], str | None]:
-    """The upright image's size (width, height), and its format's name as Pillow has it."""
-    with Image.open(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
-        return ((height, width) if turned else (width, height)), image.format
+    """The upright image's size (width, height), and its format's name as Pillow has it.
+
+    Raises:
+        InputError: It is no image that can be used.
+    """
+    look = _look_at(path)
+    if look.problem is not None:
+        raise InputError(look.problem)
+    return look.size, look.kind
 
 
 def image_problem(path: Path) -> str | None:
     """Why this image cannot be used; None when it decodes to its last byte."""
+    return _look_at(path).problem
+
+
+def _look_at(path: Path) -> Look:
     try:
-        stat = path.stat()
+        seen = path.stat()
     except OSError:
-        return f"image {path} does not exist"
-    if not path.is_file():
-        return f"image {path} is no file"
-    return _decode_problem(path, stat.st_size, stat.st_mtime_ns)
+        return Look(f"image {path} does not exist")
+    if not stat.S_ISREG(seen.st_mode):
+        return Look(f"image {path} is no file")
+    return _look(path, seen.st_size, seen.st_mtime_ns)
 
 
 @lru_cache(maxsize=1 << 18)
-def _decode_problem(path: Path, size: int, changed: int) -> str | None:
-    """Decoded once per file and version; `size` and `changed` are the version."""
+def _look(path: Path, size: int, changed: int) -> Look:
+    """Once per file and version; `size` and `changed` are the version."""
     try:
         with Image.open(path) as image:
+            (width, height), kind = image.size, image.format
             # A JPEG decoded at an eighth of its size still reads every byte, in half the time.
             image.draft("RGB", (1, 1))
             image.load()
+            # Asked now, a TIFF, whose size is upright already, no longer says that it is turned.
+            turned = image.getexif().get(ORIENTATION, 1) in SIDEWAYS
     except UnidentifiedImageError:
-        return f"image {path} is empty or no image ({size} bytes)"
+        return Look(f"image {path} is empty or no image ({size} bytes)")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"image {path} cannot be read: {error}"
-    return None
+        return Look(f"image {path} cannot be read: {error}")
+    return Look(None, (height, width) if turned else (width, height), kind)
 
 
 def file_digest(path: Path) -> bytes:
-    """SHA-256 of an image file's bytes, read once per version of the file."""
-    stat = path.stat()
-    return _file_digest(path, stat.st_size, stat.st_mtime_ns)
+    """SHA-256 of a file's bytes, read once per version of the file."""
+    seen = path.stat()
+    return _file_digest(path, seen.st_size, seen.st_mtime_ns)
 
 
 @lru_cache(maxsize=1 << 18)
 def _file_digest(path: Path, size: int, changed: int) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def pixel_digest(path: Path, *, drafted: bool = False) -> bytes:
@@ -77,8 +106,8 @@ def pixel_digest(path: Path, *, drafted: bool = False) -> bytes:
         drafted: Decode a JPEG at an eighth of its size, a twentieth of the work. Such digests are
             comparable among JPEGs alone.
     """
-    stat = path.stat()
-    return _pixel_digest(path, drafted, stat.st_size, stat.st_mtime_ns)
+    seen = path.stat()
+    return _pixel_digest(path, drafted, seen.st_size, seen.st_mtime_ns)
 
 
 @lru_cache(maxsize=1 << 18)

@@ -11,6 +11,9 @@ from PIL import Image
 
 from narrowtune.data.example import Message
 
+Tokens = tuple[list[int], list[tuple[int, int]]]
+"""Token ids, and each token's character span."""
+
 
 class Feed(Protocol):
     """Answers for a frozen image encoder; `narrowtune.models.features` has it."""
@@ -59,8 +62,8 @@ class ModelSide(Protocol):
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """The conversation as the model reads it."""
 
-    def tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids and each token's character span."""
+    def tokenize_all(self, texts: Sequence[str]) -> list[Tokens]:
+        """Each text's tokens."""
 
     def image_token_counts(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
         """Placeholder tokens of each image of one example."""

@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from narrowtune.data.collector import collector_paused
 from narrowtune.data.example import Example, Message
-from narrowtune.data.images import image_header, image_size, pixel_digest
+from narrowtune.data.images import image_header, pixel_digest
 from narrowtune.experiment import OverlapKind
 
-Sizes = Mapping[tuple[int, int], bool]
 SHOWN = 3
 SAYING: dict[OverlapKind, str] = {"images": "show pictures", "questions": "ask questions"}
 
@@ -101,18 +101,23 @@ def find_overlaps(
         tested: Test rows by task. Rows of one source are wordings of one row, the first as it is
             asked; it shares what any of them does.
     """
-    sizes = _shared_sizes(taught, tested)
-    drafts = _shared_drafts(sizes, taught, tested)
-    known = {stage: _index(_File(rows, sizes, drafts)) for stage, rows in taught.items()}
-    found: list[Overlap] = []
-    for task, rows in tested.items():
-        file = _File(rows, sizes, drafts)
-        for stage, index in known.items():
-            pictures = ((row.source, index.picture(file.pictures(row.messages))) for row in rows)
-            asked = ((row.source, index.question(one)) for row in rows for one in file.final(row))
-            found += _overlap("images", stage, task, pictures)
-            found += _overlap("questions", stage, task, asked)
-    return found
+    with collector_paused():
+        pictures = _Pictures(_paths(taught.values()), _paths(tested.values()))
+        known = {stage: _index(_File(rows, pictures)) for stage, rows in taught.items()}
+        return [
+            overlap
+            for task, rows in tested.items()
+            for stage, index in known.items()
+            for overlap in _shared((task, _File(rows, pictures)), (stage, index))
+        ]
+
+
+def _shared(test: tuple[str, _File], train: tuple[str, _Taught]) -> Iterator[Overlap]:
+    (task, file), (stage, index) = test, train
+    pictures = ((row.source, index.picture(file.pictures(row.messages))) for row in file.rows)
+    asked = ((row.source, index.question(one)) for row in file.rows for one in file.final(row))
+    yield from _overlap("images", stage, task, pictures)
+    yield from _overlap("questions", stage, task, asked)
 
 
 def _overlap(
@@ -126,30 +131,51 @@ def _overlap(
         yield Overlap(kind, stage, task, len(shared), len(found), shared[:SHOWN])
 
 
-def _shared_sizes(*sides: Mapping[str, Sequence[Example]]) -> Sizes:
-    """Sizes that images of both sides have, and whether only JPEGs do."""
-    headers = [
-        {image_header(path) for rows in side.values() for row in rows for path in row.images}
-        for side in sides
-    ]
-    shared = set.intersection(*({size for size, _ in side} for side in headers))
-    others = {size for side in headers for size, kind in side if kind != "JPEG"}
-    return {size: size not in others for size in shared}
+class _Pictures:
+    """Digests of images, only of such sizes as occur on both sides; the others are themselves."""
+
+    def __init__(self, *sides: Iterable[Path]) -> None:
+        self._headers = [{path: image_header(path) for path in side} for side in sides]
+        self._sizes = self._shared_sizes()
+        self._drafts = self._shared_drafts()
+        self._digests: dict[Path, bytes] = {}
+
+    def digest(self, path: Path) -> bytes:
+        """Of the pixels; an image of a size that the other side lacks is only itself."""
+        if path not in self._digests:
+            self._digests[path] = self._digest(path)
+        return self._digests[path]
+
+    def _digest(self, path: Path) -> bytes:
+        size = next(side[path][0] for side in self._headers if path in side)
+        if size not in self._sizes:
+            return str(path).encode()
+        draft = pixel_digest(path, drafted=True) if self._sizes[size] else None
+        return draft if draft is not None and draft not in self._drafts else pixel_digest(path)
+
+    def _shared_sizes(self) -> dict[tuple[int, int], bool]:
+        """Sizes that images of both sides have, and whether only JPEGs do."""
+        headers = [set(side.values()) for side in self._headers]
+        shared = set.intersection(*({size for size, _ in side} for side in headers))
+        others = {size for side in headers for size, kind in side if kind != "JPEG"}
+        return {size: size not in others for size in shared}
+
+    def _shared_drafts(self) -> frozenset[bytes]:
+        """Digests at an eighth of the size that both sides have: worth looking at in full."""
+        drafts = [
+            {
+                pixel_digest(path, drafted=True)
+                for path, (size, _) in side.items()
+                if self._sizes.get(size, False)
+            }
+            for side in self._headers
+        ]
+        return frozenset(set.intersection(*drafts))
 
 
-def _shared_drafts(sizes: Sizes, *sides: Mapping[str, Sequence[Example]]) -> frozenset[bytes]:
-    """Digests at an eighth of the size that both sides have: worth looking at in full."""
-    drafts = [
-        {
-            pixel_digest(path, drafted=True)
-            for rows in side.values()
-            for row in rows
-            for path in row.images
-            if sizes.get(image_size(path), False)
-        }
-        for side in sides
-    ]
-    return frozenset(set.intersection(*drafts))
+def _paths(files: Iterable[Sequence[Example]]) -> list[Path]:
+    """Each image of these rows once."""
+    return list(dict.fromkeys(path for rows in files for row in rows for path in row.images))
 
 
 def _index(file: _File) -> _Taught:
@@ -163,26 +189,17 @@ def _index(file: _File) -> _Taught:
 
 
 class _File:
-    """Reads questions off a file's rows; `sizes` and `drafts` are what images could share."""
+    """Reads questions off a file's rows; `pictures` knows the images of both sides."""
 
-    def __init__(self, rows: Sequence[Example], sizes: Sizes, drafts: frozenset[bytes]) -> None:
+    def __init__(self, rows: Sequence[Example], pictures: _Pictures) -> None:
         self.rows = rows
-        self._sizes = sizes
-        self._drafts = drafts
+        self._pictures = pictures
         as_asked = {row.source: row for row in reversed(rows)}
-        self._hints = _common([_lines(_last_words(row.prompt)) for row in as_asked.values()])
+        self._hints = _common(_last_words(row.prompt) for row in as_asked.values())
 
     def pictures(self, messages: Iterable[Message]) -> tuple[bytes, ...]:
         """A digest for each image."""
-        return tuple(self._digest(path) for message in messages for path in message.images)
-
-    def _digest(self, path: Path) -> bytes:
-        """Of the pixels; an image of a size that the other side lacks is only itself."""
-        size = image_size(path)
-        if size not in self._sizes:
-            return str(path).encode()
-        draft = pixel_digest(path, drafted=True) if self._sizes[size] else None
-        return draft if draft is not None and draft not in self._drafts else pixel_digest(path)
+        return tuple(self._pictures.digest(path) for one in messages for path in one.images)
 
     def final(self, row: Example) -> Iterator[_Asked]:
         """What the last answer answers."""
@@ -221,14 +238,20 @@ def _last_words(before: Sequence[Message]) -> str:
     return "\n".join(said)
 
 
-def _common(questions: Sequence[list[str]]) -> frozenset[str]:
+def _common(questions: Iterable[str]) -> frozenset[str]:
     """Lines that all questions of a file share, as "Answer with one word.": asked of none alone.
 
     Where they would leave nothing of a question, they are the question.
     """
-    shared = frozenset(questions[0]).intersection(*questions[1:]) if questions else frozenset()
-    nothing_left = any(shared.issuperset(lines) for lines in questions)
-    return frozenset() if nothing_left else shared
+    asked: list[list[str]] = []
+    shared: frozenset[str] | None = None
+    for question in questions:
+        asked.append(_lines(question))
+        shared = frozenset(asked[-1]) if shared is None else shared.intersection(asked[-1])
+        if not shared:
+            return frozenset()  # as a rule two questions are enough to see it
+    nothing_left = any(shared.issuperset(lines) for lines in asked) if shared else True
+    return frozenset() if nothing_left or shared is None else shared
 
 
 def _lines(text: str) -> list[str]:
@@ -242,5 +265,4 @@ def plain_words(text: str) -> str:
     Lower case, single blanks, no punctuation at the edges of words; signs that mean something stay.
     """
     words = unicodedata.normalize("NFKC", text).casefold().split()
-    bare = (word.rstrip(_CLOSING).lstrip(_OPENING) for word in words)
-    return " ".join(word for word in bare if word)
+    return " ".join([bare for word in words if (bare := word.rstrip(_CLOSING).lstrip(_OPENING))])

@@ -18,8 +18,8 @@ from narrowtune.data.encoding import Encoded
 from narrowtune.data.images import file_digest
 from narrowtune.errors import InputError
 
-# In a row of so many tokens attention costs as much as all else in the layers. Forward and backward
-# on a CPU: 3,800 at hidden size 128, 6,700 at 512; more for wider models.
+# Where each token attends to so many others attention costs as much as all else in the layers.
+# Forward and backward on a CPU: 3,800 at hidden size 128, 6,700 at 512; more for wider models.
 EQUAL_COST = 4096
 
 
@@ -32,12 +32,15 @@ class Limits:
         fill: Put what is shorter than the batch's longest sequence together, instead of padding.
         tokens: Most tokens in a sequence; one sample that is longer has it for itself.
         longest: Refuse longer samples.
+        by_segments: Attention computes nothing of what a token may not see. Then all may lie in one
+            sequence, and a branch attends to its own sample alone.
     """
 
     share: bool = True
     fill: bool = True
     tokens: int | None = None
     longest: int | None = None
+    by_segments: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,8 @@ def lay_out(
     """The samples as few short sequences.
 
     With `fill`, sequences are filled up to the longest one's length, which takes the place of
-    padding and adds nothing to the attention that the padded batch would compute.
+    padding and adds nothing to the attention that the padded batch would compute. Attention by
+    segments computes no more in one long sequence, which has no padding at all.
 
     Args:
         samples: A batch.
@@ -132,7 +136,10 @@ def lay_out(
     trees = grow(samples, image_token, limits)
     if not limits.fill:
         return tuple(Row((tree,)) for tree in trees)
-    room = max(map(len, trees), default=0)
+    lengths = [len(tree) for tree in trees]
+    room = sum(lengths) if limits.by_segments else max(lengths, default=0)
+    if limits.tokens is not None:
+        room = min(room, limits.tokens)
     return tuple(Row(tuple(row)) for row in _filled(trees, room))
 
 
@@ -171,7 +178,7 @@ def groups(samples: Sequence[Encoded], image_token: int | None) -> list[int]:
     Samples without images are alone: a common system prompt is no reason to be taught together.
     """
     seeing = [sample for sample in samples if sample.example.images]
-    trees = grow(seeing, image_token)
+    trees = grow(seeing, image_token, Limits(by_segments=True))
     numbers = {id(sample): n for n, tree in enumerate(trees) for sample in tree.samples}
     alone = count(len(trees))
     return [numbers[id(sample)] if sample.example.images else next(alone) for sample in samples]
@@ -213,6 +220,10 @@ def _pays(tree: Tree, sample: Encoded, shared: int, limits: Limits) -> bool:
     grown = len(tree) + len(sample) - shared
     if limits.tokens is not None and grown > limits.tokens:
         return False
+    if limits.by_segments:
+        # Alone, a sample's attention leaves out the half that lies ahead; a branch's does not.
+        own, whole = len(sample) - shared, len(sample)
+        return own * (1 + whole / EQUAL_COST) < whole * (1 + whole / EQUAL_COST / 2)
     return _cost(grown) - _cost(len(tree)) < _cost(len(sample))
 
 

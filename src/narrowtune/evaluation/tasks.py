@@ -250,15 +250,18 @@ def _encode_prompts(
     examples: Sequence[Example], processing: Processing, room: int
 ) -> list[Encoded]:
     """Every prompt, with `room` tokens left for its answer."""
-    from narrowtune.data.encoding import encode_prompt
+    from narrowtune.data.encoding import encode_prompts
 
-    encoded, problems = [], Problems()
-    for example in examples:
-        with problems.collect():
-            encoded.append(encode_prompt(example, processing))
-            _check_room(encoded[-1], processing, room)
-    problems.check()
-    return encoded
+    def check(prompt: Encoded) -> None:
+        most = processing.max_length
+        if most is not None and len(prompt) + room > most:
+            raise InputError(
+                f"a prompt of {len(prompt)} tokens leaves no room for {room} new ones "
+                f"(max_new_tokens) within the {most} positions of the model; shorten it, or allow "
+                "fewer"
+            )
+
+    return encode_prompts(examples, processing, check=check)
 
 
 def _encode_choices(examples: Sequence[Example], processing: Processing) -> list[list[Encoded]]:
@@ -271,16 +274,6 @@ def _encode_choices(examples: Sequence[Example], processing: Processing) -> list
             encoded.append(encode_choices(example, processing))
     problems.check()
     return encoded
-
-
-def _check_room(prompt: Encoded, processing: Processing, room: int) -> None:
-    most = processing.max_length
-    if most is not None and len(prompt) + room > most:
-        raise InputError(
-            f"{prompt.example.source}: a prompt of {len(prompt)} tokens leaves no room for {room} "
-            f"new ones (max_new_tokens) within the {most} positions of the model; shorten it, or "
-            "allow fewer"
-        )
 
 
 def _refuse(problems: Sequence[str]) -> None:

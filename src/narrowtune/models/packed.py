@@ -7,17 +7,24 @@ recurrent state, a convolution) would carry it from one sample into the next; th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import get_layer_types_and_kwargs
 
 from narrowtune.models.prompt_cache import steady_length, stored_tensors_kept, takes_positions
+from narrowtune.models.segments import (
+    SEGMENTS,
+    layer_types,
+    layer_windows,
+    segment_table,
+    uniform_window,
+)
 
-# Kinds of attention that add a mask of four dimensions, or are masked by it, as it stands.
-_MASKED = ("eager", "sdpa")
+# Kinds of attention that take a mask of four dimensions, or what stands for one, as it stands.
+_MASKED = ("eager", "sdpa", SEGMENTS)
 # Kinds of layers that see what their mask shows, or (`dummy`) carry nothing of their own.
 _SEEING = {"full_attention", "sliding_attention", "dummy"}
 
@@ -33,7 +40,7 @@ def packing_problem(model: Any) -> str | None:
             " attn_implementation='sdpa'"
         )
     try:
-        others = sorted({str(one) for one in _layer_types(model)} - _SEEING)
+        others = sorted({str(one) for one in layer_types(model.config)} - _SEEING)
     except AttributeError as error:
         return f"what kinds of layers it has is not to be read off its config: {error}"
     if others:
@@ -47,7 +54,8 @@ def longest_packed(model: Any) -> int | None:
     Layers that see a window take the same mask as the others, unless all see the same window; and
     some rotary embeddings choose their angles by the longest sample of the call.
     """
-    ends = [] if _window(model) is not None else _windows(model)
+    config = model.config
+    ends = [] if uniform_window(config) is not None else layer_windows(config)
     steady = steady_length(model)
     return min([*ends, *([] if steady is None else [steady])], default=None)
 
@@ -62,8 +70,11 @@ def block_mask(model: Any, places: Sequence[Sequence[Sequence[int]]], width: int
 
     Returns:
         [rows, 1, width, width]: bool (True: seen) for sdpa; for eager what is added to the scores.
+        For attention by segments, its table.
     """
-    window = _window(model)
+    if by_segments(model):
+        return segment_table(places, width)
+    window = uniform_window(model.config)
     seen = torch.eye(width, dtype=torch.bool).repeat(len(places), 1, 1)
     for row, samples in enumerate(places):
         for stand in map(torch.tensor, samples):
@@ -100,27 +111,48 @@ def packed_positions(model: Any, alone: Mapping[str, Tensor], at: tuple[Tensor, 
     return positions[..., tree, depth]
 
 
+@contextmanager
+def attending_by_segments(model: nn.Module) -> Iterator[None]:
+    """Let the language tower take packed samples without a mask while the context lasts.
+
+    Whatever else it is given it computes as before, to the bit: batches of another kind,
+    generation; and other towers are not touched. A model that cannot take packed samples, does not
+    attend by "sdpa", or whose class does not look its attention up, stays as it is. The backward
+    pass belongs inside: activation checkpointing runs layers again there.
+
+    Args:
+        model: A transformers model, as it is or in an adapter.
+    """
+    towers = _attending(base_model(model))
+    for tower in towers:
+        tower.set_attn_implementation(SEGMENTS)
+    try:
+        yield
+    finally:
+        for tower in towers:
+            tower.set_attn_implementation("sdpa")
+
+
+def _attending(model: Any) -> list[Any]:
+    """The language tower, if it may attend otherwise: all models that share its config."""
+    if packing_problem(model) is not None or _attention(model) != "sdpa":
+        return []
+    text = model.config.get_text_config(decoder=True)
+    towers = [
+        one
+        for one in model.modules()
+        if getattr(one, "config", None) is text and hasattr(one, "set_attn_implementation")
+    ]
+    return towers if all(one._can_set_attn_implementation() for one in towers) else []
+
+
+def by_segments(model: Any) -> bool:
+    """Whether it computes nothing of what a token may not see (`attending_by_segments`)."""
+    return _attention(model) == SEGMENTS
+
+
 def _attention(model: Any) -> str:
     return str(model.config.get_text_config()._attn_implementation)
-
-
-def _layer_types(model: Any) -> list[Any]:
-    types: list[Any] = get_layer_types_and_kwargs(model.config.get_text_config(decoder=True))[0]
-    return types
-
-
-def _windows(model: Any) -> list[int]:
-    """How far the layers see that see a window only."""
-    config = model.config.get_text_config(decoder=True)
-    sizes = [more.get("sliding_window") for more in get_layer_types_and_kwargs(config)[1]]
-    return [int(size) for size in sizes if size is not None]
-
-
-def _window(model: Any) -> int | None:
-    """How far all layers see, if all see equally far; None if some see everything."""
-    found = _windows(model)
-    same = len(set(found)) == 1 and len(found) == len(_layer_types(model))
-    return found[0] if same else None
 
 
 def base_model(model: nn.Module) -> nn.Module:

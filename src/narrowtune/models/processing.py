@@ -21,6 +21,8 @@ from narrowtune.models.image_half import generation_ends, load_processor
 
 PROBE = "Xq7textq7X"
 TOKEN_TYPES = "mm_token_type_ids"
+Tokens = tuple[list[int], list[tuple[int, int]]]
+"""Token ids, and each token's character span."""
 
 
 class Turn(Protocol):
@@ -64,7 +66,7 @@ class Processing:
         self.max_length = _max_length(config)
         self.feed: Any = None  # what answers for the model's image encoder at present
         self._known_ends = tuple(end_token_ids)
-        self._measured = lru_cache(maxsize=65536)(self._measure)
+        self._counted = lru_cache(maxsize=65536)(self._count)
 
     @property
     def has_chat_template(self) -> bool:
@@ -120,16 +122,27 @@ class Processing:
         except Exception as error:  # jinja's own kinds, and whatever a template's code raises
             raise InputError(f"{self.name}'s chat template refuses it: {error}") from error
 
-    def tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def tokenize(self, text: str) -> Tokens:
         """Token ids and each token's character span; special tokens as transformers adds them."""
-        out = self.tokenizer(
-            text,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            add_special_tokens=self._adds_special_tokens(text),
-            verbose=False,
-        )
-        return list(out["input_ids"]), [(int(a), int(b)) for a, b in out["offset_mapping"]]
+        return self.tokenize_all([text])[0]
+
+    def tokenize_all(self, texts: Sequence[str]) -> list[Tokens]:
+        """What `tokenize` gives for each text; many at once take half the time, and all cores."""
+        found: dict[int, Tokens] = {}
+        added = [self._adds_special_tokens(text) for text in texts]
+        for special in set(added):
+            places = [place for place, adds in enumerate(added) if adds == special]
+            out = self.tokenizer(
+                [texts[place] for place in places],
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                add_special_tokens=special,
+                verbose=False,
+            )
+            # The tokenizer's own answers: transformers' lists of the same take as long again.
+            own = ((one.ids, one.offsets) for one in out.encodings)
+            found.update(zip(places, own, strict=True))
+        return [found[place] for place in range(len(texts))]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The words of these tokens, without special tokens and outer blanks."""
@@ -149,9 +162,7 @@ class Processing:
             InputError: The image processor refuses such an image (too narrow, say).
         """
         try:
-            if len(sizes) == 1 and self._formula_holds:
-                return tuple(self._formula(sizes))
-            return self._measured(tuple(sizes))
+            return self._counted(tuple(sizes))
         except ValueError as error:
             shown = ", ".join(f"{width} x {height}" for width, height in sizes)
             raise InputError(f"{self.name} takes no image of {shown} pixels: {error}") from error
@@ -264,6 +275,10 @@ class Processing:
         return [token for token in ids[:1] if token in _special_ids(self.tokenizer)]
 
     # -- image tokens --------------------------------------------------------------------------
+
+    def _count(self, sizes: tuple[tuple[int, int], ...]) -> tuple[int, ...]:
+        alone = len(sizes) == 1 and self._formula_holds
+        return tuple(self._formula(sizes)) if alone else self._measure(sizes)
 
     def _formula(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
         turned = [(height, width) for width, height in sizes]

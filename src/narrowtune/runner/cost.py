@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,10 +21,13 @@ from narrowtune.engine.devices import UTILISATION, Device, named_device, this_ma
 from narrowtune.engine.rehearsal import Rehearsal
 from narrowtune.engine.resident import peak_on_cpu, peak_on_gpu, process_bytes
 from narrowtune.evaluation import PreparedTask
+from narrowtune.models.activation_checkpointing import checkpointable
 from narrowtune.models.loading import choose_dtype, default_device
+from narrowtune.models.skeleton import build_skeleton, load_config
 from narrowtune.runner.plan import ArmPlan, Plan, StagePlan
 from narrowtune.runner.rehearsing import Rehearsed, rehearse
 from narrowtune.training import Settings
+from narrowtune.training.optimisers import state_bytes
 
 KINDS = ("weights", "masters", "gradients", "optimiser", "methods", "activations", "logits")
 """What an arm's memory is told as, besides `kept_batches`, `process` and `allocator` on a CPU."""
@@ -40,10 +44,14 @@ class Choice:
     Attributes:
         dtype: What the model computes in.
         micro_batch_size: Samples at once; None as the experiment has it.
+        activation_checkpointing: Where the experiment has it, and here too.
+        optim: None as the experiment has it.
     """
 
     dtype: torch.dtype
     micro_batch_size: int | None = None
+    activation_checkpointing: bool = False
+    optim: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,29 @@ class ArmCost:
 
 @dataclass(frozen=True)
 class _Load:
-    """What an arm puts through the model: its heaviest micro-batch, and how many tokens in all."""
+    """What an arm puts through the model at stages that are taught in the same way.
+
+    Attributes:
+        rows: The heaviest micro-batch.
+        settings: Of its stage.
+        padded_tokens: Of all micro-batches.
+        steps: Of all these stages.
+    """
 
     rows: tuple[Encoded, ...]
     settings: Settings
     padded_tokens: int
     steps: int
+
+    @property
+    def tokens(self) -> int:
+        """Of the heaviest micro-batch, padding included."""
+        return len(self.rows) * max(len(row) for row in self.rows)
+
+    def __add__(self, other: _Load) -> _Load:
+        heavier = max(self, other, key=lambda one: one.tokens)
+        padded, steps = self.padded_tokens + other.padded_tokens, self.steps + other.steps
+        return replace(heavier, padded_tokens=padded, steps=steps)
 
 
 class Costs:
@@ -98,6 +123,13 @@ class Costs:
         self._batches: dict[tuple[int, ...], Batch] = {}
         self._rehearsed: dict[Any, Rehearsed] = {}
 
+    @cached_property
+    def can_checkpoint(self) -> bool:
+        """Whether the model has layers that `training.activation_checkpointing` would reach."""
+        spec, plan = self.plan.experiment.model, self.plan
+        config = load_config(plan.model, spec.revision, spec.trust_remote_code)
+        return bool(checkpointable(build_skeleton(config), plan.anatomy, ()))
+
     def device(self, dtype: torch.dtype | None = None) -> Device:
         """What is planned for; of this machine, the speed in `dtype` is measured."""
         return self._named or this_machine(self.kind, dtype or self.dtype)
@@ -115,18 +147,23 @@ class Costs:
         Scoring, probes, drift budgets, `kl-anchor` and kept image features are not counted.
         """
         choice = choice or Choice(self.dtype)
-        load = self._load(arm, choice.micro_batch_size)
+        costs = [self._of(arm, load, choice.dtype) for load in self._loads(arm, choice)]
+        seconds = [cost.seconds for cost in costs if cost.seconds is not None]
+        whole = sum(seconds) if len(seconds) == len(costs) else None
+        return replace(max(costs, key=lambda cost: cost.peak), seconds=whole)
+
+    def _of(self, arm: ArmPlan, load: _Load, dtype: torch.dtype) -> ArmCost:
         batch = self._batch(load.rows)
         try:
-            done = self._rehearse(arm, load, batch, choice.dtype)
+            done = self._rehearse(arm, load, batch, dtype)
         # Classes that look at what they compute fail in as many ways as there are to look.
         except Exception as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-            return self._weights_alone(arm, load, choice.dtype, why)
-        device, padded = self.device(choice.dtype), batch.inputs["input_ids"].numel()
+            return self._weights_alone(arm, load, dtype, why)
+        device, padded = self.device(dtype), batch.inputs["input_ids"].numel()
         times = load.padded_tokens / padded
-        once = device.seconds(done.of_batch, choice.dtype)
-        each = device.seconds(done.of_step, choice.dtype)
+        once = device.seconds(done.of_batch, dtype)
+        each = device.seconds(done.of_step, dtype)
         peak, parts = self._memory(arm, done, batch)
         return ArmCost(peak, parts, times * once + load.steps * each, len(load.rows))
 
@@ -155,10 +192,10 @@ class Costs:
         """What the arms before this one hold: a run teaches them in one process."""
         names = [one.name for one in self.plan.arms]
         for earlier in self.plan.arms[: names.index(arm.name)]:
-            load = self._load(earlier, None)
-            with suppress(Exception):  # told with that arm
-                batch = self._batch(load.rows)
-                yield self._rehearse(earlier, load, batch, self.dtype).memory
+            for load in self._loads(earlier, Choice(self.dtype)):
+                with suppress(Exception):  # told with that arm
+                    batch = self._batch(load.rows)
+                    yield self._rehearse(earlier, load, batch, self.dtype).memory
 
     def _weights_alone(self, arm: ArmPlan, load: _Load, dtype: torch.dtype, why: str) -> ArmCost:
         """What is known without a step: all that does not depend on the data."""
@@ -167,7 +204,7 @@ class Costs:
             "weights": dtype.itemsize * whole,
             "masters": 0 if dtype == torch.float32 else _FP32 * trained,
             "gradients": _FP32 * trained,
-            "optimiser": 2 * _FP32 * trained,
+            "optimiser": round(state_bytes(load.settings.optim) * trained),
             "process": self._process,
         }
         known = {kind: size for kind, size in parts.items() if size}
@@ -188,8 +225,8 @@ class Costs:
 
     def _rehearse(self, arm: ArmPlan, load: _Load, batch: Batch, dtype: torch.dtype) -> Rehearsed:
         waits = load.settings.micro_batch_size < load.settings.batch_size
-        method = arm.spec.method.model_dump_json()
-        key = (arm.spec.terms, arm.spec.keep, method, id(batch), dtype, waits)
+        method, how = arm.spec.method.model_dump_json(), _way_of_teaching(load.settings)
+        key = (arm.spec.terms, arm.spec.keep, method, id(batch), dtype, waits, how)
         if key not in self._rehearsed:
             self._rehearsed[key] = rehearse(self.plan, arm, batch, load.settings, dtype)
         return self._rehearsed[key]
@@ -200,24 +237,35 @@ class Costs:
             self._batches[key] = collate(rows, self.plan.processing, padding_side="right")
         return self._batches[key]
 
-    def _load(self, arm: ArmPlan, micro_batch_size: int | None) -> _Load:
-        heaviest: tuple[int, tuple[Encoded, ...], Settings] | None = None
-        padded = steps = 0
+    def _loads(self, arm: ArmPlan, choice: Choice) -> list[_Load]:
+        """One for each way of teaching among the stages."""
+        found: dict[object, _Load] = {}
         for stage in self.plan.stages:
-            settings = self._settings(arm, stage, micro_batch_size)
-            steps += settings.steps
-            for rows in self._micro_batches(arm, stage, settings):
-                tokens = len(rows) * max(len(row) for row in rows)
-                padded += tokens
-                if heaviest is None or tokens > heaviest[0]:
-                    heaviest = tokens, rows, settings
-        assert heaviest is not None  # a plan has stages, a stage samples
-        return _Load(heaviest[1], heaviest[2], padded, steps)
+            settings = self._settings(arm, stage, choice)
+            own = self._load(arm, stage, settings)
+            how = _way_of_teaching(settings)
+            found[how] = found[how] + own if how in found else own
+        return list(found.values())
 
-    def _settings(self, arm: ArmPlan, stage: StagePlan, micro_batch_size: int | None) -> Settings:
+    def _load(self, arm: ArmPlan, stage: StagePlan, settings: Settings) -> _Load:
+        one_each = [
+            _Load(rows, settings, len(rows) * max(len(row) for row in rows), 0)
+            for rows in self._micro_batches(arm, stage, settings)
+        ]
+        heaviest = max(one_each, key=lambda one: one.padded_tokens)
+        padded = sum(one.padded_tokens for one in one_each)
+        return replace(heaviest, padded_tokens=padded, steps=settings.steps)
+
+    def _settings(self, arm: ArmPlan, stage: StagePlan, choice: Choice) -> Settings:
         settings = self.plan.settings(arm, stage)
-        size = min(micro_batch_size or settings.micro_batch_size, settings.batch_size)
-        return replace(settings, micro_batch_size=size)
+        size = min(choice.micro_batch_size or settings.micro_batch_size, settings.batch_size)
+        checkpoints = choice.activation_checkpointing or settings.activation_checkpointing
+        return replace(
+            settings,
+            micro_batch_size=size,
+            activation_checkpointing=checkpoints,
+            optim=choice.optim or settings.optim,
+        )
 
     def _micro_batches(
         self, arm: ArmPlan, stage: StagePlan, settings: Settings
@@ -226,3 +274,8 @@ class Costs:
         for batch in self.plan.order(arm, stage, settings):
             for start in range(0, len(batch), size):
                 yield tuple(rows[index] for index in batch[start : start + size])
+
+
+def _way_of_teaching(settings: Settings) -> tuple[object, ...]:
+    """What of a stage's settings, besides its batches, changes what it takes."""
+    return settings.activation_checkpointing, settings.optim

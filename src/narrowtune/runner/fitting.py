@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,9 +11,11 @@ import torch
 from narrowtune.errors import InputError
 from narrowtune.runner.cost import ArmCost, Choice, Costs
 from narrowtune.runner.plan import ArmPlan
+from narrowtune.training.optimisers import EIGHT_BIT, check_optimiser
 
 # Narrower ways of teaching, in the order of what they change for the worse least often.
 _NARROWER = ("gate-up", "attention", "attention-qkv")
+_CHECKPOINTING = "training.activation_checkpointing: true"
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ def ways_to_fit(costs: Costs, arm: ArmPlan) -> list[Way]:
         arm: The arm that does not fit.
     """
     alone = [
-        _smaller_batches(costs, arm, costs.dtype),
+        *_checkpointed(costs, arm),
+        *_eight_bit(costs, arm),
+        _smaller_batches(costs, arm, Choice(costs.dtype)),
         *_halved(costs, arm),
         *_narrowed(costs, arm),
     ]
@@ -48,13 +53,38 @@ def ways_to_fit(costs: Costs, arm: ArmPlan) -> list[Way]:
     return [*found, *_all_at_once(costs, arm)]
 
 
-def _smaller_batches(costs: Costs, arm: ArmPlan, dtype: torch.dtype, also: str = "") -> Way | None:
+def _checkpointed(costs: Costs, arm: ArmPlan) -> Iterator[Way]:
+    """First of all, since it changes no bit."""
+    choice = Choice(costs.dtype, activation_checkpointing=True)
+    if _can_checkpoint(costs, arm):
+        cost = costs.of(arm, choice)
+        yield Way(_CHECKPOINTING, cost, costs.fits(cost))
+
+
+def _eight_bit(costs: Costs, arm: ArmPlan) -> Iterator[Way]:
+    """Where its package is there to be rehearsed with; on a CPU it widens whole tensors."""
+    if costs.kind == "cpu":
+        return
+    with suppress(InputError):
+        check_optimiser(EIGHT_BIT)
+        cost = costs.of(arm, Choice(costs.dtype, optim=EIGHT_BIT))
+        if cost.peak < costs.of(arm).peak:
+            yield Way(f"training.optim: {EIGHT_BIT}", cost, costs.fits(cost))
+
+
+def _can_checkpoint(costs: Costs, arm: ArmPlan) -> bool:
+    """Whether its layers can, and there is a stage where they don't yet."""
+    settings = [costs.plan.settings(arm, stage) for stage in costs.plan.stages]
+    return costs.can_checkpoint and not all(one.activation_checkpointing for one in settings)
+
+
+def _smaller_batches(costs: Costs, arm: ArmPlan, choice: Choice, also: str = "") -> Way | None:
     """The largest micro-batch that fits, of halves of halves; else the smallest."""
     size = costs.of(arm).micro_batch_size
     tried: Way | None = None
     while size > 1:
         size = _next(size, costs, arm)
-        cost = costs.of(arm, Choice(dtype, size))
+        cost = costs.of(arm, replace(choice, micro_batch_size=size))
         words = f"training.micro_batch_size: {size}"
         tried = Way(f"{also}, {words}" if also else words, cost, costs.fits(cost))
         if tried.fits:
@@ -98,7 +128,10 @@ def _all_at_once(costs: Costs, arm: ArmPlan) -> Iterator[Way]:
     name, narrow = next(_narrower(costs, arm), ("", arm))
     halved = costs.dtype == torch.float32
     dtype = torch.bfloat16 if halved else costs.dtype
+    recompute = _can_checkpoint(costs, narrow)
     words = [f"recipe: {name}"] * bool(name) + ["model.dtype: bfloat16"] * halved
-    way = _smaller_batches(costs, narrow, dtype, ", ".join(words))
+    words += [_CHECKPOINTING] * recompute
+    choice = Choice(dtype, activation_checkpointing=recompute)
+    way = _smaller_batches(costs, narrow, choice, ", ".join(words))
     if way is not None and words:
         yield way

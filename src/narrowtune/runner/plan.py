@@ -29,13 +29,13 @@ from narrowtune.runner.during import LIGHT, Looks
 from narrowtune.runner.gauges import Gauges, budget_of, gauge_row
 from narrowtune.runner.method_data import MethodData, check_drift, method_notes
 from narrowtune.training import Settings, batch_order, planned_steps
+from narrowtune.training.optimisers import optimiser_notes, state_bytes
 
 Role = Literal["target", "held_out"]
 _READ_IMAGES = ("vision", "connector")
 
-# AdamW in fp32: gradient and two moments, 4 bytes each; in bfloat16 a master copy besides.
-_OPTIMISER_BYTES = 12
-_MASTER_BYTES = 4
+# Of a gradient, besides what the optimiser keeps; in bfloat16 a master copy as well.
+_FP32 = 4
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,14 @@ class Plan:
             schedule=spec.schedule,
             warmup=spec.warmup,
             weight_decay=spec.weight_decay,
+            optim=spec.optim,
             max_grad_norm=spec.max_grad_norm,
             seed=self.experiment.seed * 1000 + stage.number,
             replay=replay.ratio if replay and replayed else 0.0,
             replayed=replayed,
             share_images=spec.share_images,
+            padding_free=spec.padding_free,
+            activation_checkpointing=spec.activation_checkpointing,
         )
 
     def order(self, arm: ArmPlan, stage: StagePlan, settings: Settings) -> list[list[int]]:
@@ -221,6 +224,7 @@ class Plan:
         first = self.stages[0].name
         notes = [*arm.selection.notes, *self._drift_notes(arm), *self._look_notes(arm)]
         notes += method_notes(arm.spec, arm.selection, arm.reads, first)
+        notes += optimiser_notes(self._optims(arm))
         for stage in self.stages:
             if idle := self.unreached(arm, stage):
                 notes.append(
@@ -296,15 +300,18 @@ class Plan:
             "trained_numel": trained,
             "total_numel": arm.selection.total_numel,
             "trained_tensors": len(arm.selection.trained),
-            "optimiser_bytes": self._optimiser_bytes * trained,
+            "optimiser_bytes": round(self._optimiser_bytes(arm) * trained),
             "notes": self.notes(arm),
             "stages": [self._stage_row(arm, stage) for stage in self.stages],
         }
 
-    @property
-    def _optimiser_bytes(self) -> int:
+    def _optimiser_bytes(self, arm: ArmPlan) -> float:
+        """Of each trained number."""
         halved = self.experiment.model.dtype == "bfloat16"
-        return _OPTIMISER_BYTES + (_MASTER_BYTES if halved else 0)
+        return max(map(state_bytes, self._optims(arm))) + _FP32 * (2 if halved else 1)
+
+    def _optims(self, arm: ArmPlan) -> list[str]:
+        return [self._training(arm, stage).optim for stage in self.stages]
 
     def _stage_row(self, arm: ArmPlan, stage: StagePlan) -> dict[str, Any]:
         settings = self.settings(arm, stage)

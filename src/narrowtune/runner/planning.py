@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from narrowtune.anatomy import Anatomy
 from narrowtune.data.encoding import encode_all
@@ -13,6 +14,7 @@ from narrowtune.errors import InputError, Problems
 from narrowtune.evaluation import How, PreparedTask, misfits, prepare
 from narrowtune.evaluation.harness import Asked, HarnessTask, open_task
 from narrowtune.experiment import Experiment, HarnessSpec, Scored
+from narrowtune.models.activation_checkpointing import checkpointing_problem
 from narrowtune.models.packed import packing_problem
 from narrowtune.models.processing import Processing, load_processing
 from narrowtune.models.skeleton import BUNDLED, build_skeleton, load_config
@@ -25,6 +27,7 @@ from narrowtune.runner.leaks import allowed_overlaps
 from narrowtune.runner.method_data import MethodReader, Prepare, Teach
 from narrowtune.runner.plan import ArmPlan, Plan, Role, StagePlan, TaskPlan
 from narrowtune.runner.reading import DataReader
+from narrowtune.training.optimisers import check_optimiser
 
 Open = Callable[[HarnessSpec], HarnessTask]
 
@@ -74,6 +77,11 @@ def plan(
     )
     with problems.collect("share_images"):
         _check_sharing(whole, source)
+    with problems.collect("activation_checkpointing"):
+        _check_checkpointing(whole, source)
+    for optim in sorted(_asked("optim", experiment)):
+        with problems.collect():
+            check_optimiser(optim)
     for arm in whole.arms:
         for stage in whole.stages:
             with problems.collect(f"arm {arm.name} at stage {stage.name}"):
@@ -102,13 +110,29 @@ def _check_sharing(plan: Plan, source: tuple[str, str | None, bool]) -> None:
     Raises:
         InputError: It can't, by what its config says; the rest is tried when a stage begins.
     """
-    asked = [plan.experiment.training.share_images]
-    asked += [bool(one.training.share_images) for one in plan.experiment.stages]
-    asked += [bool(one.training.share_images) for one in plan.experiment.arms]
-    if not any(asked):
+    if not _asked("share_images", plan.experiment):
         return
     if problem := packing_problem(build_skeleton(load_config(*source))):
         raise InputError(f"{problem}; leave training.share_images out")
+
+
+def _check_checkpointing(plan: Plan, source: tuple[str, str | None, bool]) -> None:
+    """Refuse activation checkpointing in a class whose layers can't.
+
+    Raises:
+        InputError: They can't.
+    """
+    if not _asked("activation_checkpointing", plan.experiment):
+        return
+    if problem := checkpointing_problem(build_skeleton(load_config(*source)), plan.anatomy):
+        raise InputError(f"{problem}; leave training.activation_checkpointing out")
+
+
+def _asked(key: str, experiment: Experiment) -> set[Any]:
+    """What training asks for, of all stages and arms or of some; not what is off or left out."""
+    parts = [experiment.training, *(stage.training for stage in experiment.stages)]
+    found = {getattr(one, key) for one in [*parts, *(arm.training for arm in experiment.arms)]}
+    return found - {None, False}
 
 
 def _data_problems(experiment: Experiment, reader: DataReader) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from narrowtune.data.example import Example
 from narrowtune.data.formats import read_checked
+from narrowtune.data.images import file_digest
 from narrowtune.experiment import Scored
 from narrowtune.record import DataFile
 
@@ -66,5 +67,5 @@ class DataReader:
 def _sha256(paths: Iterable[Path]) -> str:
     whole = hashlib.sha256()
     for path in paths:
-        whole.update(hashlib.sha256(path.read_bytes()).digest())
+        whole.update(file_digest(path))
     return whole.hexdigest()

@@ -18,11 +18,13 @@ from narrowtune.engine.rehearsal import Rehearsal, hollow
 from narrowtune.models.skeleton import build_skeleton, load_config
 from narrowtune.models.supervised import output_head
 from narrowtune.runner.arm import trained_in
-from narrowtune.runner.frozen import frozen_towers_without_gradient
+from narrowtune.runner.frozen import layers_checkpointed
 from narrowtune.runner.methods import BaseValues, StageMethods
 from narrowtune.runner.plan import ArmPlan, Plan
+from narrowtune.runner.sparing import spared
 from narrowtune.training import Settings
-from narrowtune.training.weights import TrainedWeights, adamw
+from narrowtune.training.optimisers import optimiser_for
+from narrowtune.training.weights import TrainedWeights
 
 Work = tuple[tuple[int, int], ...]
 Trained = Sequence[tuple[str, nn.Parameter]]
@@ -67,7 +69,7 @@ def _step(
 ) -> Rehearsed:
     model, trained = _hollow_arm(plan, arm, dtype)
     memory = Rehearsal(wide=_vocabulary(model))
-    with memory.watch(), frozen_towers_without_gradient(model, plan.anatomy, arm.towers):
+    with memory.watch():
         methods = _methods(plan, arm, model, trained, settings)
         memory.hold_all("methods")
         named = _emptied(model, methods.named)
@@ -76,12 +78,19 @@ def _step(
         weights = TrainedWeights(named)
         own = {id(one) for _, one in named}
         memory.hold((one for one in weights.masters if id(one) not in own), "masters")
-        optimiser = adamw(weights, settings.learning_rate, settings.weight_decay)
+        optimiser = optimiser_for(
+            weights, settings.optim, settings.learning_rate, settings.weight_decay
+        )
         _first_step(optimiser, weights, memory)
         if settings.micro_batch_size < settings.batch_size:
             _wait(weights, memory)
         memory.begin()
-        loss, told = methods.objective(model, batch)
+        asked = settings.activation_checkpointing
+        with (
+            layers_checkpointed(model, plan.anatomy, arm.towers, asked),
+            spared(model, plan.anatomy, arm.towers),
+        ):
+            loss, told = methods.objective(model, batch)
         _backward(loss / settings.batch_size, weights, named, memory)
         del loss, told
         split = len(memory.work)
@@ -150,8 +159,8 @@ def _first_step(
         master.grad = torch.zeros_like(master)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    state = (one for moments in optimiser.state.values() for one in moments.values())
-    memory.hold(state, "optimiser")
+    kept = (one for moments in optimiser.state.values() for one in moments.values())
+    memory.hold((one for one in kept if isinstance(one, Tensor)), "optimiser")
 
 
 def _wait(weights: TrainedWeights, memory: Rehearsal) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +16,16 @@ from narrowtune.data.batching import Batch, collate
 from narrowtune.data.encoding import Encoded
 from narrowtune.delta import Delta, Ledger
 from narrowtune.engine import peak_bytes, reset_peak
+from narrowtune.models.packed import attending_by_segments
 from narrowtune.record import Cost, DataOrder, LedgerRow, LossRow
 from narrowtune.runner.budget import BudgetedStage, Unlimited
 from narrowtune.runner.during import StageLooks
 from narrowtune.runner.folder import adapter_path, checkpoint_path, delta_path, looks_path
-from narrowtune.runner.frozen import frozen_towers_without_gradient
+from narrowtune.runner.frozen import layers_checkpointed
 from narrowtune.runner.methods import StageMethods
 from narrowtune.runner.plan import ArmPlan, StagePlan
 from narrowtune.runner.session import Learner, Session, Trained
+from narrowtune.runner.sparing import spared
 from narrowtune.training import (
     Abandoned,
     Guards,
@@ -33,7 +36,10 @@ from narrowtune.training import (
     run_stage,
 )
 from narrowtune.training.packing import Packing
+from narrowtune.training.padding_free import PaddingFree
 from narrowtune.training.stage import Collate
+
+_TRIED = 2  # samples
 
 
 def teach_stage(session: Session, learner: Learner, unit: tuple[ArmPlan, StagePlan]) -> None:
@@ -48,7 +54,10 @@ def teach_stage(session: Session, learner: Learner, unit: tuple[ArmPlan, StagePl
         _budget(session, learner.trained, unit),
         _methods(session, learner, unit),
     )
-    with frozen_towers_without_gradient(model, session.plan.anatomy, unit[0].towers):
+    trial = _batch(session, session.plan.rows(*unit)[:_TRIED])
+    passed = model, session.plan.anatomy, unit[0].towers
+    asked = session.plan.settings(*unit).activation_checkpointing
+    with layers_checkpointed(*passed, asked), spared(*passed, trial):
         result = _run(session, model, unit, watching)
     model.eval()
     if idle := result.unreached:
@@ -149,20 +158,29 @@ def _run(
         methods.objective,
         lambda lengths, settings: session.plan.order(*unit, settings),
     )
-    data = (session.plan.rows(*unit), _batches(session, model, settings))
+    packed = settings.share_images or settings.padding_free
     try:
-        return run_stage(model, methods.named, data, settings, session.engine, hooks)
+        with attending_by_segments(model) if packed else nullcontext():
+            rows = session.plan.rows(*unit)
+            data = (rows, _batches(session, model, rows, settings))
+            return run_stage(model, methods.named, data, settings, session.engine, hooks)
     except Abandoned:
         session.journal.add(losses=_losses(unit, here), readings=watching.rows(unit))
         raise
 
 
-def _batches(session: Session, model: nn.Module, settings: Settings) -> Collate:
-    """How the stage's rows become batches: plain ones, or such that share images."""
-    if not settings.share_images:
+def _batches(
+    session: Session, model: nn.Module, rows: Sequence[Encoded], settings: Settings
+) -> Collate:
+    """How the stage's rows become batches: such that share images, without padding, or padded."""
+    make: Callable[[Sequence[Encoded]], Batch]
+    if settings.share_images:
+        make = Packing(model, session.plan.processing)
+    elif settings.padding_free:
+        make = PaddingFree(model, session.plan.processing, rows, session.observer.note)
+    else:
         return partial(_batch, session)
-    packing = Packing(model, session.plan.processing)
-    return lambda rows: packing(rows).to(session.engine.device)
+    return lambda some: make(some).to(session.engine.device)
 
 
 def _batch(session: Session, rows: Sequence[Encoded]) -> Batch:

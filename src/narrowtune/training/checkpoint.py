@@ -88,13 +88,15 @@ def load_checkpoint(
     return Checkpoint(done, state["seconds"], guard)
 
 
-def _moments(name: str, master: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    moments = {}
+def _moments(name: str, master: Tensor, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    moments: dict[str, Any] = {}
     for key, value in tensors.items():
         kind, _, rest = key.partition("/")
         moment, _, owner = rest.partition("/")
         if kind == "optimiser" and owner == name:
-            moments[moment] = value.to(master.device)
+            # A whole number is a count that was no tensor: bitsandbytes' step.
+            count = value.ndim == 0 and not value.is_floating_point()
+            moments[moment] = value.item() if count else value.to(master.device)
     return moments
 
 

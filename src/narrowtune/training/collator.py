@@ -35,6 +35,9 @@ class PackingCollator:
       `images`, a list of paths, whose placeholders are as many as their tokens.
 
     The model is asked for positions where the batch is made: leave `dataloader_num_workers` at 0.
+    Train while the model is `attending_by_segments` (`narrowtune.models.packed`): then a batch is
+    one sequence without padding, and no attention is computed across samples. Otherwise it has a
+    mask over each of its sequences, which are filled up to the longest sample.
 
     Args:
         model: The model that is trained, as it is or in an adapter.

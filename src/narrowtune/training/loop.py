@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from narrowtune.engine import Engine
 from narrowtune.errors import NarrowTuneError
+from narrowtune.models.last_layer import read_only_at
 from narrowtune.models.supervised import predicting, supervised_logits
 from narrowtune.training.weights import TrainedWeights
 
@@ -158,5 +159,7 @@ def answer_loss(model: nn.Module, batch: MicroBatch) -> Tensor:
 
 def answer_logits(model: nn.Module, batch: MicroBatch) -> tuple[Tensor, Tensor]:
     """Logits where supervised tokens are predicted, fp32 [tokens, vocabulary], and these tokens."""
-    logits = supervised_logits(model, batch.inputs, predicting(batch.supervised))
+    predicts = predicting(batch.supervised)
+    with read_only_at(predicts):
+        logits = supervised_logits(model, batch.inputs, predicts)
     return logits.float(), batch.inputs["input_ids"][batch.supervised]

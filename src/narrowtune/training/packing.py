@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from narrowtune.models.generation import evaluating
 from narrowtune.models.packed import (
     base_model,
     block_mask,
+    by_segments,
     longest_packed,
     packed_positions,
     packing_problem,
@@ -52,8 +54,15 @@ class Packing:
         self.processing = processing
         if (problem := packing_problem(self.model)) is not None:
             raise InputError(f"samples of {processing.name} cannot be packed: {problem}")
-        self.limits = _limits(limits or Limits(), longest_packed(self.model))
-        self._tried: set[tuple[bool, bool]] = set()
+        self._asked = limits or Limits()
+        self._tried: set[tuple[bool, bool, bool]] = set()
+
+    @property
+    def limits(self) -> Limits:
+        """What may lie in one sequence, the way the model attends at present."""
+        ends = [self._asked.longest, longest_packed(self.model)]
+        longest = min((end for end in ends if end is not None), default=None)
+        return replace(self._asked, longest=longest, by_segments=by_segments(self.model))
 
     def __call__(self, rows: Sequence[Encoded]) -> Batch:
         """The samples as one packed batch on the CPU; as `collate` has them if none lie together.
@@ -64,14 +73,28 @@ class Packing:
         Raises:
             InputError: A sample is too long, or on trial the model's loss was another.
         """
-        layout = lay_out(rows, self.processing.image_token_id, self.limits)
+        layout = self._checked(rows)
         if len(layout) == len(rows):
             return collate(rows, self.processing, padding_side="right")
-        for row in layout:
-            if (kind := _kind(row)) not in self._tried:
-                self._try(row)
-                self._tried.add(kind)
         return self._batch(layout)
+
+    def check(self, rows: Sequence[Encoded]) -> None:
+        """Try such samples now, instead of when the first of them are made a batch.
+
+        Raises:
+            InputError: A sample is too long, or on trial the model's loss was another.
+        """
+        self._checked(rows)
+
+    def _checked(self, rows: Sequence[Encoded]) -> tuple[Row, ...]:
+        """How the samples lie, once each kind of their rows has been tried."""
+        layout = lay_out(rows, self.processing.image_token_id, self.limits)
+        if len(layout) < len(rows):
+            for row in layout:
+                if (kind := (*_kind(row), self.limits.by_segments)) not in self._tried:
+                    self._try(row)
+                    self._tried.add(kind)
+        return layout
 
     def _batch(self, layout: Sequence[Row]) -> Batch:
         width = max(map(len, layout))
@@ -107,7 +130,7 @@ class Packing:
         Raises:
             InputError: They differ, or the model fails.
         """
-        few = lay_out(row.samples[:TRIED], self.processing.image_token_id, self.limits)
+        few = lay_out(_few(row), self.processing.image_token_id, self.limits)
         try:
             packed = self._batch(few)
             alone = collate(packed.rows, self.processing, padding_side="right")
@@ -131,9 +154,12 @@ def _kind(row: Row) -> tuple[bool, bool]:
     return any(tree.images for tree in row.trees), len(row.samples) > 1
 
 
-def _limits(asked: Limits, longest: int | None) -> Limits:
-    ends = [end for end in (asked.longest, longest) if end is not None]
-    return replace(asked, longest=min(ends, default=None))
+def _few(row: Row) -> list[Encoded]:
+    """A row's first samples, with images and without in turns."""
+    shown = [sample for sample in row.samples if sample.example.images]
+    others = [sample for sample in row.samples if not sample.example.images]
+    turns = (sample for pair in zip_longest(shown, others) for sample in pair)
+    return [sample for sample in turns if sample is not None][:TRIED]
 
 
 def _whereabouts(layout: Sequence[Row]) -> tuple[Tensor, Tensor]:

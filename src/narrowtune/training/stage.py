@@ -28,9 +28,10 @@ from narrowtune.training.loop import (
     labels_alone,
     teach,
 )
+from narrowtune.training.optimisers import optimiser_for
 from narrowtune.training.schedule import learning_rate_factor
 from narrowtune.training.settings import Settings
-from narrowtune.training.weights import TrainedWeights, adamw
+from narrowtune.training.weights import TrainedWeights
 
 
 class Interrupted(NarrowTuneError):
@@ -130,7 +131,9 @@ def run_stage(
     seed_everything(settings.seed)
     rows, _ = data
     weights = TrainedWeights(named)
-    optimiser = adamw(weights, settings.learning_rate, settings.weight_decay)
+    optimiser = optimiser_for(
+        weights, settings.optim, settings.learning_rate, settings.weight_decay
+    )
     guard = hooks.guard
     guard.begin(weights)
     progress = _resumed(hooks.checkpoint, weights, optimiser, guard)

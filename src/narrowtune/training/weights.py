@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,20 @@ class TrainedWeights:
             if parameter is not master:
                 parameter.copy_(master)
 
+    def groups(self, decay: float) -> list[dict[str, Any]]:
+        """The masters as an optimiser takes them: matrices, which decay, and what does not.
+
+        A bias of experts is a matrix, one row an expert: by its name it is none.
+        """
+        named = list(zip(self.names, self.masters, strict=True))
+        matrices = [master for name, master in named if _decays(name, master)]
+        vectors = [master for name, master in named if not _decays(name, master)]
+        groups: list[dict[str, Any]] = [
+            {"params": matrices, "weight_decay": decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
     def are_finite(self) -> bool:
         """Whether no master holds a NaN or an infinity."""
         return all(bool(master.isfinite().all()) for master in self.masters)
@@ -79,24 +94,6 @@ def _master(parameter: nn.Parameter) -> nn.Parameter:
     if parameter.dtype == torch.float32:
         return parameter
     return nn.Parameter(parameter.detach().float().clone())
-
-
-def adamw(weights: TrainedWeights, learning_rate: float, decay: float) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101) over the masters alone; decay on weights, not on vectors or biases.
-
-    A bias of experts is a matrix, one row an expert: by its name it is none.
-
-    Fused: one pass over memory instead of one per operation.
-    """
-    named = list(zip(weights.names, weights.masters, strict=True))
-    matrices = [master for name, master in named if _decays(name, master)]
-    vectors = [master for name, master in named if not _decays(name, master)]
-    groups = [
-        {"params": matrices, "weight_decay": decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    filled = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(filled, lr=learning_rate, fused=True)
 
 
 def _decays(name: str, master: nn.Parameter) -> bool:

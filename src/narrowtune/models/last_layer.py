@@ -12,8 +12,9 @@ Dropout inside these modules draws fewer numbers than before, as ever when shape
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,31 +32,49 @@ _ATTENTION = frozenset({"attn.q", "attn.o"})
 _MLP = frozenset({"mlp.gate", "mlp.up", "mlp.gate_up", "mlp.down"})
 _KNOWN = _KEYS | _ATTENTION | _MLP | {"norm"}
 
+# Where the forward pass that runs now is read; None where all of it may be.
+_read: ContextVar[Tensor | None] = ContextVar("read", default=None)
+
+
+@contextmanager
+def read_only_at(positions: Tensor) -> Iterator[None]:
+    """Say that of the forward passes in this context only the logits at these positions are read.
+
+    Changes nothing but in a model whose last layer is `spared`.
+
+    Args:
+        positions: Bool, [batch, tokens].
+    """
+    before = _read.set(positions)
+    try:
+        yield
+    finally:
+        _read.reset(before)
+
 
 @dataclass(frozen=True)
 class LastLayer:
     """What of a model's last decoder layer can be computed at chosen positions.
 
     Attributes:
-        layer: The whole layer.
-        modules: Those inside it that act on each position by itself: the MLP, the output
-            projection, and the query projection where it is not fused with keys and values.
+        layer: The path of the whole layer.
+        modules: The paths of those inside it that act on each position by itself: the MLP, the
+            output projection, and the query projection where it is not fused with keys and values.
     """
 
-    layer: nn.Module
-    modules: tuple[nn.Module, ...]
+    layer: str
+    modules: tuple[str, ...]
 
     @classmethod
-    def of(cls, model: nn.Module) -> LastLayer:
+    def of(cls, anatomy: Anatomy) -> LastLayer:
         """The last layer of the model's language tower.
 
         Args:
-            model: A transformers language model; it may have adapters only afterwards.
+            anatomy: The model's. Adapters, and experts where MLPs were, may have come since.
 
         Raises:
             TypeError: The layer is anything but attention + MLP with residuals.
         """
-        anatomy = Anatomy.of(model)
         number = anatomy.depth("language") - 1
         tensors = [t for t in anatomy.parameters if t.tower == "language" and t.layer == number]
         held = {part for tensor in tensors for part in _parts(tensor)}
@@ -64,26 +83,23 @@ class LastLayer:
         if missing := sorted({"attn.o", "mlp.down"} - held):
             raise TypeError(f"the last layer of {anatomy.class_name} has no {', '.join(missing)}")
         linear = {_owner(t) for t in tensors if t.part in _ATTENTION}
-        paths = [*sorted(linear), _inside(t for t in tensors if t.part in _MLP)]
-        whole = _inside(tensors)
-        return cls(model.get_submodule(whole), tuple(model.get_submodule(path) for path in paths))
+        mlp = _inside(t for t in tensors if t.part in _MLP)
+        return cls(_inside(tensors), (*sorted(linear), mlp))
 
     @contextmanager
-    def only_at(self, positions: Tensor) -> Iterator[None]:
-        """Compute the layer's output right at these positions only, while the context lasts.
-
-        Args:
-            positions: Bool, [batch, tokens]; True where the model's output is read.
+    def spared(self, model: nn.Module) -> Iterator[None]:
+        """Where a forward pass is `read_only_at` positions, compute the layer's output right there.
 
         Raises:
-            TypeError: The layer is checkpointed: it would be run again after the context.
+            TypeError: The layer is checkpointed: it would be run again when nothing says any more
+                where it is read.
         """
-        if getattr(self.layer, "gradient_checkpointing", False) and torch.is_grad_enabled():
+        if getattr(model.get_submodule(self.layer), "gradient_checkpointing", False):
             raise TypeError("a checkpointed layer is run again when no position is chosen any more")
         with ExitStack() as hooks:
-            for module in self.modules:
-                hooks.callback(module.register_forward_pre_hook(_gathering(positions)).remove)
-                hooks.callback(module.register_forward_hook(_scattering(positions)).remove)
+            for module in map(model.get_submodule, self.modules):
+                hooks.callback(module.register_forward_pre_hook(_gather).remove)
+                hooks.callback(module.register_forward_hook(_scatter).remove)
             yield
 
     def agrees(self, model: nn.Module, inputs: Mapping[str, Tensor], predicts: Tensor) -> bool:
@@ -97,7 +113,7 @@ class LastLayer:
         with evaluating(model):
             whole = supervised_logits(model, inputs, predicts)
             try:
-                with self.only_at(predicts):
+                with self.spared(model), read_only_at(predicts):
                     narrow = supervised_logits(model, inputs, predicts)
             except Exception:  # whatever a class raises whose modules take something else
                 return False
@@ -106,24 +122,19 @@ class LastLayer:
         return bool((narrow - whole).abs().max() <= allowed)
 
 
-Hook = Callable[..., Any]
+def _gather(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    if (positions := _read.get()) is None:
+        return None
+    hidden, *rest = args  # [batch, tokens, width] -> [1, chosen, width]
+    return (hidden[positions.to(hidden.device)].unsqueeze(0), *rest)
 
 
-def _gathering(positions: Tensor) -> Hook:
-    def gather(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden, *rest = args  # [batch, tokens, width] -> [1, chosen, width]
-        return (hidden[positions.to(hidden.device)].unsqueeze(0), *rest)
-
-    return gather
-
-
-def _scattering(positions: Tensor) -> Hook:
-    def scatter(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
-        laid = output.new_zeros(*positions.shape, output.shape[-1])
-        laid[positions.to(output.device)] = output[0]
-        return laid
-
-    return scatter
+def _scatter(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    if (positions := _read.get()) is None:
+        return None
+    laid = output.new_zeros(*positions.shape, output.shape[-1])
+    laid[positions.to(output.device)] = output[0]
+    return laid
 
 
 def _parts(tensor: TensorInfo) -> Sequence[str]:

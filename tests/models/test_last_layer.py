@@ -21,13 +21,17 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from benchmarks.last_layer import LastLayer
+from narrowtune.anatomy import Anatomy
 from narrowtune.data import read_examples
 from narrowtune.data.batching import Batch, collate
 from narrowtune.data.encoding import encode_all
+from narrowtune.models.experts import add_experts
+from narrowtune.models.last_layer import LastLayer
 from narrowtune.models.loading import load_model
+from narrowtune.models.lora import Adapters, Rank, adaptable
 from narrowtune.models.processing import load_processing
-from narrowtune.models.supervised import predicting
+from narrowtune.models.supervised import predicting, supervised_logits
+from narrowtune.record import Experts
 from narrowtune.training.loop import answer_loss
 
 SMALL: dict[str, Any] = {
@@ -95,10 +99,10 @@ def learned(model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
 
 def test_loss_and_gradients_are_the_same(case: tuple[nn.Module, Batch]) -> None:
     model, batch = case
-    model, layer = model.double(), LastLayer.of(model)
+    model, layer = model.double(), LastLayer.of(Anatomy.of(model))
     batch.inputs.update({k: v.double() for k, v in batch.inputs.items() if v.is_floating_point()})
     loss, expected = learned(model, batch)
-    with layer.only_at(predicting(batch.supervised)):
+    with layer.spared(model):
         narrow, found = learned(model, batch)
     assert abs(narrow / loss - 1) < 1e-6
     assert found.keys() == expected.keys()
@@ -109,26 +113,24 @@ def test_loss_and_gradients_are_the_same(case: tuple[nn.Module, Batch]) -> None:
 
 def test_only_chosen_rows_are_computed(case: tuple[nn.Module, Batch]) -> None:
     model, batch = case
-    layer, rows = LastLayer.of(model), list[int]()
-    mlp = model.get_submodule(path_of(model, layer.layer)).mlp
+    layer, rows = LastLayer.of(Anatomy.of(model)), list[int]()
+    mlp = model.get_submodule(layer.layer).mlp
     handle = mlp.down_proj.register_forward_pre_hook(
         lambda module, args: rows.append(args[0].numel() // args[0].shape[-1])
     )
-    with layer.only_at(predicting(batch.supervised)):
+    with layer.spared(model):
         answer_loss(model, batch)
+        supervised_logits(model, batch.inputs, predicting(batch.supervised))  # all may be read
     answer_loss(model, batch)  # the hooks are gone again
     handle.remove()
-    assert rows == [int(batch.supervised.sum()), batch.supervised.numel()]
+    everywhere = batch.supervised.numel()
+    assert rows == [int(batch.supervised.sum()), everywhere, everywhere]
     assert len(layer.modules) == (2 if "phi3" in type(model).__name__.lower() else 3)
-
-
-def path_of(model: nn.Module, wanted: nn.Module) -> str:
-    return next(name for name, module in model.named_modules() if module is wanted)
 
 
 def test_the_trial_agrees(case: tuple[nn.Module, Batch]) -> None:
     model, batch = case
-    assert LastLayer.of(model).agrees(model, batch.inputs, predicting(batch.supervised))
+    assert LastLayer.of(Anatomy.of(model)).agrees(model, batch.inputs, predicting(batch.supervised))
     assert model.training
 
 
@@ -143,7 +145,9 @@ class Averaging(nn.Module):
 def test_the_trial_notices_who_else_reads_the_layer() -> None:
     model, batch = llama(), text_batch()
     model.get_submodule("model").norm = Averaging()
-    assert not LastLayer.of(model).agrees(model, batch.inputs, predicting(batch.supervised))
+    assert not LastLayer.of(Anatomy.of(model)).agrees(
+        model, batch.inputs, predicting(batch.supervised)
+    )
 
 
 class ByKeyword(nn.Module):
@@ -162,26 +166,57 @@ def test_the_trial_notices_other_outputs() -> None:
     last = model.get_submodule("model.layers.2")
     last.mlp = ByKeyword(last.mlp)
     last.forward = lambda hidden, **_: hidden + last.mlp(hidden)[0]
-    assert not LastLayer.of(model).agrees(model, batch.inputs, predicting(batch.supervised))
+    assert not LastLayer.of(Anatomy.of(model)).agrees(
+        model, batch.inputs, predicting(batch.supervised)
+    )
 
 
 def test_other_layers_are_refused() -> None:
     experts = MixtralForCausalLM(MixtralConfig(**SMALL, num_local_experts=2))
     with pytest.raises(TypeError, match="router"):
-        LastLayer.of(experts)
+        LastLayer.of(Anatomy.of(experts))
     mixers = BambaForCausalLM(
         BambaConfig(**SMALL, mamba_n_heads=4, mamba_d_state=8, mamba_expand=2, mamba_d_head=16)
     )
     with pytest.raises(TypeError, match="mixer"):
-        LastLayer.of(mixers)
+        LastLayer.of(Anatomy.of(mixers))
 
 
 def test_a_checkpointed_layer_is_refused() -> None:
-    model, batch = llama().train(), text_batch()
-    model.gradient_checkpointing_enable()
-    layer = LastLayer.of(model)
-    with (
-        pytest.raises(TypeError, match="checkpointed"),
-        layer.only_at(predicting(batch.supervised)),
-    ):
+    model = llama().train()
+    model.activation_checkpointing_enable()
+    layer = LastLayer.of(Anatomy.of(model))
+    with pytest.raises(TypeError, match="checkpointed"), layer.spared(model):
         raise AssertionError("the context must not be entered")
+
+
+def test_adapters_and_experts_that_came_since() -> None:
+    """What stands where a layer's own modules stood is handed the chosen rows in their place."""
+    for put_on in (with_adapters, with_experts):
+        model, batch = llama().double(), text_batch()
+        layer = LastLayer.of(Anatomy.of(model))
+        put_on(model)
+        assert layer.agrees(model, batch.inputs, predicting(batch.supervised)), put_on.__name__
+        loss, expected = learned(model.double(), batch)
+        with layer.spared(model):
+            narrow, found = learned(model, batch)
+        assert abs(narrow / loss - 1) < 1e-9
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+def with_adapters(model: nn.Module) -> None:
+    names = adaptable(model, [name for name, _ in model.named_parameters()])
+    for name, one in Adapters(model, names, Rank(rank=2), seed=0).named:
+        if "lora_B" in name:
+            nn.init.normal_(one, std=0.1)
+
+
+def with_experts(model: nn.Module) -> None:
+    anatomy = Anatomy.of(model)
+    trained = [name for name, _ in anatomy.select(["gate-up"]).apply(model)]
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    blocks = tuple(f"model.layers.{number}.mlp" for number in range(3))
+    add_experts(model, Experts(blocks=blocks, top_k=2, seed=0), trained)

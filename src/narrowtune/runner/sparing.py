@@ -1,0 +1,49 @@
+"""What a step of training need not compute, and still have the same loss and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from narrowtune.anatomy import Anatomy
+from narrowtune.models.last_layer import LastLayer
+from narrowtune.models.supervised import predicting
+from narrowtune.runner.frozen import frozen_towers_without_gradient
+from narrowtune.training.loop import MicroBatch
+
+
+@contextmanager
+def spared(
+    model: nn.Module, anatomy: Anatomy, trained: Iterable[str], trial: MicroBatch | None = None
+) -> Iterator[None]:
+    """Nothing of frozen towers is kept for a backward pass, nothing that no loss reads computed.
+
+    Args:
+        model: The model, with its adapters and experts on.
+        anatomy: Its own, without them.
+        trained: The towers of which anything is trained.
+        trial: A few samples, whose logits must be the same with and without all that the last layer
+            computes for nobody; None takes that for granted.
+    """
+    last = _last_layer(model, anatomy, trial)
+    with frozen_towers_without_gradient(model, anatomy, trained):
+        if last is None:
+            yield
+            return
+        with last.spared(model):
+            yield
+
+
+def _last_layer(model: nn.Module, anatomy: Anatomy, trial: MicroBatch | None) -> LastLayer | None:
+    """The last layer, if it can be spared anything in this model."""
+    try:
+        found = LastLayer.of(anatomy)
+        with found.spared(model):
+            pass
+    except TypeError:
+        return None
+    if trial is None or found.agrees(model, trial.inputs, predicting(trial.supervised)):
+        return found
+    return None
