@@ -19,7 +19,6 @@ from benchmarks.timing import Timing
 from narrowtune.anatomy import Anatomy
 from narrowtune.data.batching import Batch
 from narrowtune.engine import peak_bytes, reset_peak
-from narrowtune.runner.frozen import layers_checkpointed
 from narrowtune.runner.sparing import spared
 from narrowtune.training.loop import answer_loss
 from narrowtune.training.optimisers import EIGHT_BIT, optimiser_for
@@ -61,11 +60,10 @@ class Learner:
 
     def step(self, batch: Batch) -> float:
         """A step as `run` takes it, timed; its loss."""
-        passed = (self.model, self.anatomy, ["language"])
+        asked = self.knobs.checkpoints
         with (
             self.timing.noting(),
-            layers_checkpointed(*passed, self.knobs.checkpoints),
-            spared(*passed),
+            spared(self.model, self.anatomy, ["language"], checkpointing=asked),
         ):
             loss = answer_loss(self.model, batch) / batch.supervised_tokens
             torch.autograd.backward(loss)

@@ -71,10 +71,6 @@ class Lesson:
     batches: Sequence[Batch]
     processing: Processing
 
-    def collate(self, rows: Sequence[Encoded]) -> Batch:
-        """The batch of these rows, made before."""
-        return next(batch for batch in self.batches if _same(batch.rows, rows))
-
 
 def lesson(scene: Scene, arm: str, processing: Processing, folder: Path, steps: int) -> Lesson:
     """The scene's rows and batches, the same at every call.
@@ -142,7 +138,3 @@ def _picture(folder: Path, scene: Scene, number: int) -> Path:
         noise = random.Random(number).randbytes(3 * 28 * 28)
         Image.frombytes("RGB", (28, 28), noise).resize((side, side)).save(path)
     return path
-
-
-def _same(some: Sequence[Encoded], others: Sequence[Encoded]) -> bool:
-    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))

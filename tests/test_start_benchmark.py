@@ -21,3 +21,4 @@ def test_every_part_is_measured(kind: str, tmp_path: Path) -> None:
     seconds, _, tokens = started("pico-qwen", train, test)
     assert set(seconds) == set(PARTS)
     assert all(one >= 0 for one in seconds.values()) and tokens > 20
+    assert min(seconds["chat template"], seconds["tokenizer"]) > 0

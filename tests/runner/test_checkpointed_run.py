@@ -29,7 +29,6 @@ from narrowtune.runner import Observer, Options, Plan, plan, run
 from narrowtune.runner.cost import Choice, Costs
 from narrowtune.runner.fitting import ways_to_fit
 from narrowtune.runner.folder import delta_path
-from narrowtune.runner.frozen import layers_checkpointed
 from narrowtune.runner.rehearsing import rehearse
 from narrowtune.runner.sparing import spared
 from narrowtune.training import Interrupted, StepResult
@@ -95,7 +94,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(len(layers))
         return checkpointed(layers)
 
-    monkeypatch.setattr("narrowtune.runner.frozen.checkpointed", watched)
+    monkeypatch.setattr("narrowtune.runner.sparing.checkpointed", watched)
     return found
 
 
@@ -198,8 +197,7 @@ def held_for_real(made: Plan) -> int:
     memory.hold([*model.parameters(), *model.buffers(), *batch.inputs.values()], "weights")
     with (
         memory.watch(),
-        spared(model, made.anatomy, arm.towers),
-        layers_checkpointed(model, made.anatomy, arm.towers, True),
+        spared(model, made.anatomy, arm.towers, checkpointing=True),
     ):
         torch.autograd.backward(answer_loss(model, batch))
     return sum(memory.at_peak().values())

@@ -247,6 +247,9 @@ def test_left_to_itself_it_encodes_alone_where_that_pays(
     monkeypatch.setattr(run_features, "_ENOUGH_TOKENS", 9)
     assert encodes_alone(again)
     assert not encodes_alone(make_plan(training=training))  # no image comes again
+    short = training | {"batch_size": 3}  # the last batch of an epoch is not full
+    assert not encodes_alone(make_plan(training=short))
+    assert encodes_alone(make_plan(training=short | {"steps": 4}))
     one_by_one = training | {"epochs": 2, "micro_batch_size": 1}
     assert not encodes_alone(make_plan(training=one_by_one))  # each batch is as it was
     found = []

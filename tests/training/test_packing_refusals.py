@@ -22,6 +22,7 @@ from transformers import (
 )
 
 sys.path += [str(Path(__file__).parents[1] / room) for room in ("anatomy", "data", "evaluation")]
+from text_side import TextSide
 from tiny_families import tiny_model
 from tiny_processors import SIGLIP, TEXT
 from wide_models import with_wide_weights
@@ -34,18 +35,6 @@ from narrowtune.models import packed as packed_models
 from narrowtune.models.packed import longest_packed
 from narrowtune.training import packing
 from narrowtune.training.packing import Packing
-
-
-class TextSide:
-    """As much of a processing as token ids without images ask for."""
-
-    name, pad_token_id, image_token_id = "tiny", 1, None
-
-    def token_type_inputs(self, input_ids: Any) -> dict[str, Any]:
-        return {}
-
-    def pixel_inputs(self, images: Any, per_example: Any) -> dict[str, Any]:
-        return {}
 
 
 def drawn(*lengths: int) -> list[Encoded]:

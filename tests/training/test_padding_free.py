@@ -12,6 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 sys.path += [str(Path(__file__).parents[1] / room) for room in ("data", "evaluation")]
+from text_side import TextSide
 from tiny_processors import TEXT
 from wide_models import with_wide_weights
 
@@ -29,18 +30,6 @@ from narrowtune.training import packing
 from narrowtune.training.loop import answer_loss
 from narrowtune.training.packing import Packing
 from narrowtune.training.padding_free import PaddingFree
-
-
-class TextSide:
-    """As much of a processing as token ids without images ask for."""
-
-    name, pad_token_id, image_token_id = "tiny", 1, None
-
-    def token_type_inputs(self, input_ids: Any) -> dict[str, Any]:
-        return {}
-
-    def pixel_inputs(self, images: Any, per_example: Any) -> dict[str, Any]:
-        return {}
 
 
 def drawn(*lengths: int) -> list[Encoded]:

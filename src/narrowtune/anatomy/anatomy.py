@@ -65,6 +65,11 @@ class Anatomy:
         """How many layers a tower has, 0 for none."""
         return self._depths.get(tower, 0)
 
+    def last_layer(self, tower: str) -> tuple[TensorInfo, ...]:
+        """The parameters of a tower's last layer."""
+        last = self.depth(tower) - 1
+        return tuple(t for t in self.parameters if t.tower == tower and t.layer == last)
+
     @cached_property
     def _depths(self) -> dict[str, int]:
         depths: dict[str, int] = {}

@@ -43,7 +43,7 @@ def checkpointable(model: nn.Module, anatomy: Anatomy, trained: Iterable[str]) -
     """
     towers = {"language", *trained}
     prefixes = anatomy.tower_prefixes(*(tower for tower in anatomy.towers if tower in towers))
-    last = _last_layer(anatomy)
+    last = [tensor.name for tensor in anatomy.last_layer("language")]
     found: dict[str, nn.Module] = {}
     for path, module in model.named_modules():
         if not isinstance(module, GradientCheckpointingLayer) or _inside(path, found):
@@ -80,12 +80,6 @@ def checkpointed(layers: Sequence[nn.Module]) -> Iterator[None]:
                     setattr(layer, name, own[name])
                 else:
                     delattr(layer, name)
-
-
-def _last_layer(anatomy: Anatomy) -> list[str]:
-    """The names of the parameters of the last decoder layer."""
-    number = anatomy.depth("language") - 1
-    return [t.name for t in anatomy.parameters if t.tower == "language" and t.layer == number]
 
 
 def _inside(path: str, prefixes: Iterable[str]) -> bool:

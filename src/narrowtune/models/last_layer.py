@@ -75,8 +75,7 @@ class LastLayer:
         Raises:
             TypeError: The layer is anything but attention + MLP with residuals.
         """
-        number = anatomy.depth("language") - 1
-        tensors = [t for t in anatomy.parameters if t.tower == "language" and t.layer == number]
+        tensors = anatomy.last_layer("language")
         held = {part for tensor in tensors for part in _parts(tensor)}
         if strange := sorted(held - _KNOWN):
             raise TypeError(f"the last layer of {anatomy.class_name} has {', '.join(strange)}")
@@ -86,6 +85,10 @@ class LastLayer:
         mlp = _inside(t for t in tensors if t.part in _MLP)
         return cls(_inside(tensors), (*sorted(linear), mlp))
 
+    def is_checkpointed(self, model: nn.Module) -> bool:
+        """Whether the layer is run again in the backward pass."""
+        return bool(getattr(model.get_submodule(self.layer), "gradient_checkpointing", False))
+
     @contextmanager
     def spared(self, model: nn.Module) -> Iterator[None]:
         """Where a forward pass is `read_only_at` positions, compute the layer's output right there.
@@ -94,7 +97,7 @@ class LastLayer:
             TypeError: The layer is checkpointed: it would be run again when nothing says any more
                 where it is read.
         """
-        if getattr(model.get_submodule(self.layer), "gradient_checkpointing", False):
+        if self.is_checkpointed(model):
             raise TypeError("a checkpointed layer is run again when no position is chosen any more")
         with ExitStack() as hooks:
             for module in map(model.get_submodule, self.modules):

@@ -28,6 +28,7 @@ from narrowtune.models.feature_trial import try_features
 from narrowtune.models.features import Encoder, Feed, Group, Layout, encoder_of, upstream
 from narrowtune.models.processing import Processing
 from narrowtune.runner.environment import environment
+from narrowtune.training import planned_steps
 
 if TYPE_CHECKING:
     from narrowtune.runner.plan import Plan, StagePlan
@@ -160,10 +161,11 @@ def encodes_alone(plan: Plan) -> bool:
 
 
 def _sees_again(plan: Plan, stage: StagePlan) -> bool:
-    """Whether some arm is taught more samples than the stage has, several of them at once."""
+    """Whether some arm goes through the stage's samples more than once, several at a time."""
     taught = (plan.settings(arm, stage) for arm in plan.arms)
     return any(
-        one.micro_batch_size > 1 and one.steps * one.batch_size > len(stage.rows) for one in taught
+        one.micro_batch_size > 1 and one.steps > planned_steps(len(stage.rows), one.batch_size)
+        for one in taught
     )
 
 

@@ -18,7 +18,6 @@ from narrowtune.engine.rehearsal import Rehearsal, hollow
 from narrowtune.models.skeleton import build_skeleton, load_config
 from narrowtune.models.supervised import output_head
 from narrowtune.runner.arm import trained_in
-from narrowtune.runner.frozen import layers_checkpointed
 from narrowtune.runner.methods import BaseValues, StageMethods
 from narrowtune.runner.plan import ArmPlan, Plan
 from narrowtune.runner.sparing import spared
@@ -86,10 +85,7 @@ def _step(
             _wait(weights, memory)
         memory.begin()
         asked = settings.activation_checkpointing
-        with (
-            layers_checkpointed(model, plan.anatomy, arm.towers, asked),
-            spared(model, plan.anatomy, arm.towers),
-        ):
+        with spared(model, plan.anatomy, arm.towers, checkpointing=asked):
             loss, told = methods.objective(model, batch)
         _backward(loss / settings.batch_size, weights, named, memory)
         del loss, told

@@ -1,13 +1,14 @@
-"""What a step of training need not compute, and still have the same loss and gradients."""
+"""What a step of training need not compute or keep, and still have the same loss and gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from torch import nn
 
 from narrowtune.anatomy import Anatomy
+from narrowtune.models.activation_checkpointing import checkpointable, checkpointed
 from narrowtune.models.last_layer import LastLayer
 from narrowtune.models.supervised import predicting
 from narrowtune.runner.frozen import frozen_towers_without_gradient
@@ -16,7 +17,12 @@ from narrowtune.training.loop import MicroBatch
 
 @contextmanager
 def spared(
-    model: nn.Module, anatomy: Anatomy, trained: Iterable[str], trial: MicroBatch | None = None
+    model: nn.Module,
+    anatomy: Anatomy,
+    trained: Iterable[str],
+    trial: MicroBatch | None = None,
+    *,
+    checkpointing: bool = False,
 ) -> Iterator[None]:
     """Nothing of frozen towers is kept for a backward pass, nothing that no loss reads computed.
 
@@ -26,13 +32,13 @@ def spared(
         trained: The towers of which anything is trained.
         trial: A few samples, whose logits must be the same with and without all that the last layer
             computes for nobody; None takes that for granted.
+        checkpointing: Layers that a gradient passes keep their input alone.
     """
-    last = _last_layer(model, anatomy, trial)
-    with frozen_towers_without_gradient(model, anatomy, trained):
-        if last is None:
-            yield
-            return
-        with last.spared(model):
+    towers = set(trained)
+    layers = checkpointable(model, anatomy, towers) if checkpointing else []
+    with checkpointed(layers), frozen_towers_without_gradient(model, anatomy, towers):
+        last = _last_layer(model, anatomy, trial)
+        with last.spared(model) if last is not None else nullcontext():
             yield
 
 
@@ -40,9 +46,9 @@ def _last_layer(model: nn.Module, anatomy: Anatomy, trial: MicroBatch | None) ->
     """The last layer, if it can be spared anything in this model."""
     try:
         found = LastLayer.of(anatomy)
-        with found.spared(model):
-            pass
     except TypeError:
+        return None
+    if found.is_checkpointed(model):
         return None
     if trial is None or found.agrees(model, trial.inputs, predicting(trial.supervised)):
         return found

@@ -21,7 +21,6 @@ from narrowtune.record import Cost, DataOrder, LedgerRow, LossRow
 from narrowtune.runner.budget import BudgetedStage, Unlimited
 from narrowtune.runner.during import StageLooks
 from narrowtune.runner.folder import adapter_path, checkpoint_path, delta_path, looks_path
-from narrowtune.runner.frozen import layers_checkpointed
 from narrowtune.runner.methods import StageMethods
 from narrowtune.runner.plan import ArmPlan, StagePlan
 from narrowtune.runner.session import Learner, Session, Trained
@@ -55,9 +54,8 @@ def teach_stage(session: Session, learner: Learner, unit: tuple[ArmPlan, StagePl
         _methods(session, learner, unit),
     )
     trial = _batch(session, session.plan.rows(*unit)[:_TRIED])
-    passed = model, session.plan.anatomy, unit[0].towers
     asked = session.plan.settings(*unit).activation_checkpointing
-    with layers_checkpointed(*passed, asked), spared(*passed, trial):
+    with spared(model, session.plan.anatomy, unit[0].towers, trial, checkpointing=asked):
         result = _run(session, model, unit, watching)
     model.eval()
     if idle := result.unreached:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 
-def planned_steps(samples: int, batch_size: int, epochs: float, steps: int | None) -> int:
+def planned_steps(
+    samples: int, batch_size: int, epochs: float = 1.0, steps: int | None = None
+) -> int:
     """Optimiser steps of a stage: `steps` where given, otherwise `epochs` over the samples.
 
     An epoch ends with a short batch where the samples don't fill the last one, so whole epochs
