@@ -20,6 +20,10 @@ from narrowtune.errors import InputError, nearest
 UTILISATION = 0.4
 """Share of a named device's peak that matrix products are taken to reach."""
 
+HOST_LINK, HOST_BANDWIDTH = 10e9, 20e9
+"""Bytes a second that plain memory exchanges with a GPU over PCIe 4.0 x16, and that a GPU's host
+moves within its own memory: assumed, cautiously."""
+
 # What an operation costs a GPU's host, whatever its size, when PyTorch runs it eagerly.
 _LAUNCH = 8e-6
 # Held by the driver's context and PyTorch's own libraries, and lost between blocks.

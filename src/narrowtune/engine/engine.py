@@ -71,7 +71,8 @@ class Engine:
             return
         for parameter in parameters:
             own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = self.sum(own)
+            # Offloaded ones travel: what sums over GPUs (NCCL) reads no other memory.
+            parameter.grad = self.sum(own.to(self.device)).to(own.device)
 
     def sum(self, value: Tensor) -> Tensor:
         """The value summed over all processes."""

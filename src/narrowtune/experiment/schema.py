@@ -61,6 +61,7 @@ class TrainingOverrides(Section):
     share_images: bool | None = None
     padding_free: bool | None = None
     activation_checkpointing: bool | None = None
+    offload_optimizer: bool | None = None
 
 
 class StageSpec(Scored):
@@ -141,6 +142,8 @@ class TrainingSpec(Section):
     batch of which a tenth or more would be padding as one sequence without any.
     `activation_checkpointing` makes decoder layers keep their input alone for the backward pass and
     compute the rest once more: no bit changes, memory falls, a step takes a quarter longer.
+    `offload_optimizer` keeps the optimiser's moments, fp32 masters and gradients in the machine's
+    memory instead of the GPU's, and takes the optimiser's step there.
     `optim: adamw_8bit` keeps the optimiser's moments in 8 bits, which changes what is learned.
     """
 
@@ -157,6 +160,7 @@ class TrainingSpec(Section):
     share_images: bool = False
     padding_free: bool = True
     activation_checkpointing: bool = False
+    offload_optimizer: bool = False
     max_length: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
@@ -165,6 +169,15 @@ class TrainingSpec(Section):
         if micro is not None and self.batch_size % micro:
             raise ValueError(
                 f"batch_size {self.batch_size} is no multiple of micro_batch_size {micro}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _moments_in_one_place(self) -> Self:
+        if self.offload_optimizer and self.optim == "adamw_8bit":
+            raise ValueError(
+                "offload_optimizer takes the moments off the GPU, so that optim: adamw_8bit would "
+                "round them for nothing: give one of the two"
             )
         return self
 

@@ -17,7 +17,14 @@ import torch
 from narrowtune.data.batches import KEPT_BYTES
 from narrowtune.data.batching import Batch, collate
 from narrowtune.data.encoding import Encoded
-from narrowtune.engine.devices import UTILISATION, Device, named_device, this_machine
+from narrowtune.engine.devices import (
+    HOST_BANDWIDTH,
+    HOST_LINK,
+    UTILISATION,
+    Device,
+    named_device,
+    this_machine,
+)
 from narrowtune.engine.rehearsal import Rehearsal
 from narrowtune.engine.resident import peak_on_cpu, peak_on_gpu, process_bytes
 from narrowtune.evaluation import PreparedTask
@@ -35,6 +42,8 @@ KINDS = ("weights", "masters", "gradients", "optimiser", "methods", "activations
 _FP32 = 4  # bytes
 # EWC keeps the weights as they were and their Fisher information, both in fp32.
 _EWC_BYTES = 2 * _FP32
+# Of AdamW, per number: gradient, weight and two moments read, the latter three written.
+_ADAMW_TRAFFIC = 7 * _FP32
 
 
 @dataclass(frozen=True)
@@ -46,12 +55,14 @@ class Choice:
         micro_batch_size: Samples at once; None as the experiment has it.
         activation_checkpointing: Where the experiment has it, and here too.
         optim: None as the experiment has it.
+        offload_optimizer: Where the experiment has it, and here too.
     """
 
     dtype: torch.dtype
     micro_batch_size: int | None = None
     activation_checkpointing: bool = False
     optim: str | None = None
+    offload_optimizer: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,6 +175,8 @@ class Costs:
         times = load.padded_tokens / padded
         once = device.seconds(done.of_batch, dtype)
         each = device.seconds(done.of_step, dtype)
+        if load.settings.offload_optimizer:
+            each += _seconds_on_host(arm.trained_numel, load.settings, dtype)
         peak, parts = self._memory(arm, done, batch)
         return ArmCost(peak, parts, times * once + load.steps * each, len(load.rows))
 
@@ -200,11 +213,12 @@ class Costs:
     def _weights_alone(self, arm: ArmPlan, load: _Load, dtype: torch.dtype, why: str) -> ArmCost:
         """What is known without a step: all that does not depend on the data."""
         trained, whole = arm.trained_numel, arm.selection.total_numel
+        away = load.settings.offload_optimizer
         parts = {
             "weights": dtype.itemsize * whole,
-            "masters": 0 if dtype == torch.float32 else _FP32 * trained,
-            "gradients": _FP32 * trained,
-            "optimiser": round(state_bytes(load.settings.optim) * trained),
+            "masters": 0 if away or dtype == torch.float32 else _FP32 * trained,
+            "gradients": (dtype.itemsize if away else _FP32) * trained,
+            "optimiser": 0 if away else round(state_bytes(load.settings.optim) * trained),
             "process": self._process,
         }
         known = {kind: size for kind, size in parts.items() if size}
@@ -260,11 +274,14 @@ class Costs:
         settings = self.plan.settings(arm, stage)
         size = min(choice.micro_batch_size or settings.micro_batch_size, settings.batch_size)
         checkpoints = choice.activation_checkpointing or settings.activation_checkpointing
+        offloaded = choice.offload_optimizer or settings.offload_optimizer
         return replace(
             settings,
             micro_batch_size=size,
             activation_checkpointing=checkpoints,
             optim=choice.optim or settings.optim,
+            # On a CPU there is no other memory to go to.
+            offload_optimizer=offloaded and self.kind != "cpu",
         )
 
     def _micro_batches(
@@ -278,4 +295,10 @@ class Costs:
 
 def _way_of_teaching(settings: Settings) -> tuple[object, ...]:
     """What of a stage's settings, besides its batches, changes what it takes."""
-    return settings.activation_checkpointing, settings.optim
+    return settings.activation_checkpointing, settings.optim, settings.offload_optimizer
+
+
+def _seconds_on_host(trained: int, settings: Settings, dtype: torch.dtype) -> float:
+    """Of a step that an offloaded optimiser takes: gradients come, weights go back."""
+    times = -(-settings.batch_size // settings.micro_batch_size) + 1
+    return trained * (times * dtype.itemsize / HOST_LINK + _ADAMW_TRAFFIC / HOST_BANDWIDTH)

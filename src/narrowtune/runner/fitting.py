@@ -11,11 +11,13 @@ import torch
 from narrowtune.errors import InputError
 from narrowtune.runner.cost import ArmCost, Choice, Costs
 from narrowtune.runner.plan import ArmPlan
+from narrowtune.training import Settings
 from narrowtune.training.optimisers import EIGHT_BIT, check_optimiser
 
 # Narrower ways of teaching, in the order of what they change for the worse least often.
 _NARROWER = ("gate-up", "attention", "attention-qkv")
 _CHECKPOINTING = "training.activation_checkpointing: true"
+_OFFLOADING = "training.offload_optimizer: true"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def ways_to_fit(costs: Costs, arm: ArmPlan) -> list[Way]:
     """
     alone = [
         *_checkpointed(costs, arm),
+        *_offloaded(costs, arm),
         *_eight_bit(costs, arm),
         _smaller_batches(costs, arm, Choice(costs.dtype)),
         *_halved(costs, arm),
@@ -72,10 +75,28 @@ def _eight_bit(costs: Costs, arm: ArmPlan) -> Iterator[Way]:
             yield Way(f"training.optim: {EIGHT_BIT}", cost, costs.fits(cost))
 
 
+def _offloaded(costs: Costs, arm: ArmPlan) -> Iterator[Way]:
+    """On a CPU there is nowhere to go."""
+    if not _can_offload(costs, arm):
+        return
+    cost = costs.of(arm, Choice(costs.dtype, offload_optimizer=True))
+    if cost.peak < costs.of(arm).peak:
+        yield Way(_OFFLOADING, cost, costs.fits(cost))
+
+
+def _can_offload(costs: Costs, arm: ArmPlan) -> bool:
+    """Where the optimiser keeps full moments, and the weights are in another memory."""
+    return costs.kind != "cpu" and all(one.optim != EIGHT_BIT for one in _settings(costs, arm))
+
+
+def _settings(costs: Costs, arm: ArmPlan) -> list[Settings]:
+    return [costs.plan.settings(arm, stage) for stage in costs.plan.stages]
+
+
 def _can_checkpoint(costs: Costs, arm: ArmPlan) -> bool:
     """Whether its layers can, and there is a stage where they don't yet."""
-    settings = [costs.plan.settings(arm, stage) for stage in costs.plan.stages]
-    return costs.can_checkpoint and not all(one.activation_checkpointing for one in settings)
+    already = all(one.activation_checkpointing for one in _settings(costs, arm))
+    return costs.can_checkpoint and not already
 
 
 def _smaller_batches(costs: Costs, arm: ArmPlan, choice: Choice, also: str = "") -> Way | None:
@@ -94,7 +115,7 @@ def _smaller_batches(costs: Costs, arm: ArmPlan, choice: Choice, also: str = "")
 
 def _next(size: int, costs: Costs, arm: ArmPlan) -> int:
     """The largest number up to half of `size` that divides every stage's batch."""
-    wholes = {costs.plan.settings(arm, stage).batch_size for stage in costs.plan.stages}
+    wholes = {one.batch_size for one in _settings(costs, arm)}
     return next(one for one in range(size // 2, 0, -1) if not any(whole % one for whole in wholes))
 
 
@@ -130,8 +151,9 @@ def _all_at_once(costs: Costs, arm: ArmPlan) -> Iterator[Way]:
     dtype = torch.bfloat16 if halved else costs.dtype
     recompute = _can_checkpoint(costs, narrow)
     words = [f"recipe: {name}"] * bool(name) + ["model.dtype: bfloat16"] * halved
-    words += [_CHECKPOINTING] * recompute
-    choice = Choice(dtype, activation_checkpointing=recompute)
+    offload = _can_offload(costs, narrow)
+    words += [_CHECKPOINTING] * recompute + [_OFFLOADING] * offload
+    choice = Choice(dtype, activation_checkpointing=recompute, offload_optimizer=offload)
     way = _smaller_batches(costs, narrow, choice, ", ".join(words))
     if way is not None and words:
         yield way

@@ -171,6 +171,7 @@ class Plan:
             share_images=spec.share_images,
             padding_free=spec.padding_free,
             activation_checkpointing=spec.activation_checkpointing,
+            offload_optimizer=spec.offload_optimizer,
         )
 
     def order(self, arm: ArmPlan, stage: StagePlan, settings: Settings) -> list[list[int]]:
@@ -224,7 +225,9 @@ class Plan:
         first = self.stages[0].name
         notes = [*arm.selection.notes, *self._drift_notes(arm), *self._look_notes(arm)]
         notes += method_notes(arm.spec, arm.selection, arm.reads, first)
-        notes += optimiser_notes(self._optims(arm))
+        trainings = [self._training(arm, stage) for stage in self.stages]
+        offloaded = any(one.offload_optimizer for one in trainings)
+        notes += optimiser_notes([one.optim for one in trainings], offloaded)
         for stage in self.stages:
             if idle := self.unreached(arm, stage):
                 notes.append(
@@ -308,10 +311,8 @@ class Plan:
     def _optimiser_bytes(self, arm: ArmPlan) -> float:
         """Of each trained number."""
         halved = self.experiment.model.dtype == "bfloat16"
-        return max(map(state_bytes, self._optims(arm))) + _FP32 * (2 if halved else 1)
-
-    def _optims(self, arm: ArmPlan) -> list[str]:
-        return [self._training(arm, stage).optim for stage in self.stages]
+        kept = max(state_bytes(self._training(arm, stage).optim) for stage in self.stages)
+        return kept + _FP32 * (2 if halved else 1)
 
     def _stage_row(self, arm: ArmPlan, stage: StagePlan) -> dict[str, Any]:
         settings = self.settings(arm, stage)

@@ -22,6 +22,7 @@ from narrowtune.runner.methods import BaseValues, StageMethods
 from narrowtune.runner.plan import ArmPlan, Plan
 from narrowtune.runner.sparing import spared
 from narrowtune.training import Settings
+from narrowtune.training.guard import Guard
 from narrowtune.training.optimisers import optimiser_for
 from narrowtune.training.weights import TrainedWeights
 
@@ -54,7 +55,8 @@ def rehearse(
         plan: The plan.
         arm: What is trained, and how. What `ewc` and `kl-anchor` add is not rehearsed.
         batch: The micro-batch, on the CPU.
-        settings: With more samples a batch than a micro-batch, gradients wait for the others.
+        settings: With more samples a batch than a micro-batch, gradients wait for the others. An
+            offloaded optimiser lies elsewhere, with all it needs, and is not rehearsed.
         dtype: What the model computes in.
     """
     with torch.random.fork_rng(devices=()), warnings.catch_warnings():
@@ -74,30 +76,18 @@ def _step(
         named = _emptied(model, methods.named)
         memory.hold(_held_by(model), "weights")
         memory.hold(batch.inputs.values(), "activations")
-        weights = TrainedWeights(named)
-        own = {id(one) for _, one in named}
-        memory.hold((one for one in weights.masters if id(one) not in own), "masters")
-        optimiser = optimiser_for(
-            weights, settings.optim, settings.learning_rate, settings.weight_decay
-        )
-        _first_step(optimiser, weights, memory)
-        if settings.micro_batch_size < settings.batch_size:
-            _wait(weights, memory)
+        moved = None if settings.offload_optimizer else _Moved(named, settings, memory)
         memory.begin()
         asked = settings.activation_checkpointing
         with spared(model, plan.anatomy, arm.towers, checkpointing=asked):
             loss, told = methods.objective(model, batch)
-        _backward(loss / settings.batch_size, weights, named, memory)
+        _backward(loss / settings.batch_size, named, memory)
         del loss, told
+        if moved is not None:
+            moved.collect()
         split = len(memory.work)
-        for guard in methods.guards:
-            guard.begin(weights)
-            if (pull := guard.pull(0, model)) is not None:
-                _backward(pull, weights, named, memory)
-        nn.utils.clip_grad_norm_(weights.masters, settings.max_grad_norm, foreach=True)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        weights.write_back()
+        if moved is not None:
+            moved.step(methods.guards, model)
     return Rehearsed(memory, tuple(memory.work[:split]), tuple(memory.work[split:]))
 
 
@@ -147,29 +137,56 @@ def _held_by(model: nn.Module) -> Iterable[Tensor]:
     yield from (tensor for _, tensor in plain_tensors(model))
 
 
-def _first_step(
-    optimiser: torch.optim.Optimizer, weights: TrainedWeights, memory: Rehearsal
-) -> None:
-    """Let the optimiser make its moments."""
-    for master in weights.masters:
-        master.grad = torch.zeros_like(master)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    kept = (one for moments in optimiser.state.values() for one in moments.values())
-    memory.hold((one for one in kept if isinstance(one, Tensor)), "optimiser")
+class _Moved:
+    """What the optimiser moves, and what lies beside the model for that, the moments made."""
+
+    def __init__(self, named: Trained, settings: Settings, memory: Rehearsal) -> None:
+        self._named, self._memory, self._most = named, memory, settings.max_grad_norm
+        self.weights = weights = TrainedWeights(named)
+        own = {id(one) for _, one in named}
+        memory.hold((one for one in weights.masters if id(one) not in own), "masters")
+        self._optimiser = optimiser_for(
+            weights, settings.optim, settings.learning_rate, settings.weight_decay
+        )
+        self._first_step()
+        if settings.micro_batch_size < settings.batch_size:  # gradients of those before this one
+            self._zero_gradients()
+            self._hold_gradients()
+
+    def collect(self) -> None:
+        """Take a micro-batch's gradients over."""
+        self.weights.collect()
+        self._hold_gradients()
+
+    def step(self, guards: Iterable[Guard], model: nn.Module) -> None:
+        """What comes once a step: penalties, clipping, the optimiser."""
+        for guard in guards:
+            guard.begin(self.weights)
+            if (pull := guard.pull(0, model)) is not None:
+                _backward(pull, self._named, self._memory)
+                self.collect()
+        nn.utils.clip_grad_norm_(self.weights.masters, self._most, foreach=True)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self.weights.write_back()
+
+    def _first_step(self) -> None:
+        self._zero_gradients()
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        kept = (one for moments in self._optimiser.state.values() for one in moments.values())
+        self._memory.hold((one for one in kept if isinstance(one, Tensor)), "optimiser")
+
+    def _zero_gradients(self) -> None:
+        for master in self.weights.masters:
+            master.grad = torch.zeros_like(master)
+
+    def _hold_gradients(self) -> None:
+        found = (one.grad for one in self.weights.masters if one.grad is not None)
+        self._memory.hold(found, "gradients")
 
 
-def _wait(weights: TrainedWeights, memory: Rehearsal) -> None:
-    """Gradients of micro-batches before this one."""
-    for master in weights.masters:
-        master.grad = torch.zeros_like(master)
-    memory.hold((one.grad for one in weights.masters if one.grad is not None), "gradients")
-
-
-def _backward(loss: Tensor, weights: TrainedWeights, named: Trained, memory: Rehearsal) -> None:
-    if not loss.requires_grad:
-        return
-    torch.autograd.backward(loss)
-    memory.hold((one.grad for _, one in named if one.grad is not None), "gradients")
-    weights.collect()
-    memory.hold((one.grad for one in weights.masters if one.grad is not None), "gradients")
+def _backward(loss: Tensor, named: Trained, memory: Rehearsal) -> None:
+    if loss.requires_grad:
+        torch.autograd.backward(loss)
+        memory.hold((one.grad for _, one in named if one.grad is not None), "gradients")

@@ -45,14 +45,20 @@ def state_bytes(optim: str) -> float:
     return _STATE_BYTES[optim]
 
 
-def optimiser_notes(optims: Iterable[str]) -> list[str]:
+def optimiser_notes(optims: Iterable[str], offloaded: bool) -> list[str]:
     """What a careful user wants to know of the optimisers of an arm's stages."""
-    if EIGHT_BIT not in optims:
-        return []
-    return [
-        f"optim {EIGHT_BIT} rounds AdamW's moments to 8 bits after every step: its weights are not "
-        "those that adamw gives; compare it with arms trained the same way"
-    ]
+    notes = []
+    if EIGHT_BIT in optims:
+        notes.append(
+            f"optim {EIGHT_BIT} rounds AdamW's moments to 8 bits after every step: its weights are "
+            "not those that adamw gives; compare it with arms trained the same way"
+        )
+    if offloaded:
+        notes.append(
+            "offload_optimizer: masters, gradients and moments lie in the machine's memory, where "
+            "the optimiser's steps are taken; a run on a CPU has them there anyway"
+        )
+    return notes
 
 
 def check_optimiser(optim: str) -> None:

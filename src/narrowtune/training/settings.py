@@ -25,6 +25,7 @@ class Settings:
         share_images: Whether questions on one image share a step, where it is passed once.
         padding_free: Whether batches with much padding are written without any.
         activation_checkpointing: Whether layers keep their input alone for the backward pass.
+        offload_optimizer: Whether masters, gradients and moments lie in the machine's memory.
     """
 
     steps: int
@@ -42,3 +43,4 @@ class Settings:
     share_images: bool = False
     padding_free: bool = True
     activation_checkpointing: bool = False
+    offload_optimizer: bool = False

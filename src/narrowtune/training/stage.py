@@ -130,7 +130,7 @@ def run_stage(
     """
     seed_everything(settings.seed)
     rows, _ = data
-    weights = TrainedWeights(named)
+    weights = TrainedWeights(named, settings.offload_optimizer)
     optimiser = optimiser_for(
         weights, settings.optim, settings.learning_rate, settings.weight_decay
     )

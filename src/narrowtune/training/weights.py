@@ -17,12 +17,15 @@ class TrainedWeights:
 
     Args:
         named: Trained parameters of the model, by name.
+        offloaded: Keep the masters, and with them gradients and the optimiser's moments, in the
+            machine's memory (ZeRO-Offload, arXiv 2101.06840): an accelerator then holds weights
+            and one micro-batch's gradients in the model's dtype. On a CPU they lie there anyway.
     """
 
-    def __init__(self, named: Sequence[tuple[str, nn.Parameter]]) -> None:
+    def __init__(self, named: Sequence[tuple[str, nn.Parameter]], offloaded: bool = False) -> None:
         self.names = [name for name, _ in named]
         self._model = [parameter for _, parameter in named]
-        self.masters = [_master(parameter) for parameter in self._model]
+        self.masters = [_master(parameter, offloaded) for parameter in self._model]
         self._reached: set[str] = set()
 
     @property
@@ -43,7 +46,7 @@ class TrainedWeights:
             self._reached.add(name)
             if parameter is master:
                 continue
-            gradient = parameter.grad.to(master.dtype)
+            gradient = parameter.grad.to(master.device, master.dtype)
             master.grad = gradient if master.grad is None else master.grad.add_(gradient)
             parameter.grad = None
 
@@ -90,10 +93,11 @@ class TrainedWeights:
         self.write_back()
 
 
-def _master(parameter: nn.Parameter) -> nn.Parameter:
-    if parameter.dtype == torch.float32:
+def _master(parameter: nn.Parameter, offloaded: bool) -> nn.Parameter:
+    device = torch.device("cpu") if offloaded else parameter.device
+    if parameter.dtype == torch.float32 and parameter.device == device:
         return parameter
-    return nn.Parameter(parameter.detach().float().clone())
+    return nn.Parameter(parameter.detach().to(device, torch.float32, copy=True))
 
 
 def _decays(name: str, master: nn.Parameter) -> bool:
