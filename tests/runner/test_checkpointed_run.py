@@ -259,6 +259,7 @@ def test_the_page_on_memory_names_keys_that_exist() -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     asked = read_yaml(block, "docs/memory.md")["training"]
     keys = {key for key in re.findall(r"`training\.(\w+)", page)}
-    assert set(asked) == keys <= set(TrainingOverrides.model_fields)
+    assert keys <= set(TrainingOverrides.model_fields)
+    assert set(asked) == keys - {"optim"}  # 8 bits and another memory exclude each other
     told = TrainingOverrides.model_validate(asked)
-    assert told.activation_checkpointing and told.optim == "adamw_8bit"
+    assert told.activation_checkpointing and told.offload_optimizer
