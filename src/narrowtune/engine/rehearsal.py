@@ -137,9 +137,13 @@ def _as_places(indices: Iterable[Tensor | None]) -> Iterator[Tensor | None]:
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
-    """Those among arguments or results; PyTorch's own walk takes as long as all the rest."""
+    """Those among arguments or results; PyTorch's own walk takes as long as all the rest.
+
+    Sparse ones have no place in memory of their own; theirs are small: a batch's rows.
+    """
     if isinstance(values, Tensor):
-        yield values
+        if values.layout == torch.strided:
+            yield values
     elif isinstance(values, list | tuple):
         for value in values:
             yield from _tensors(value)

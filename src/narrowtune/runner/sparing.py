@@ -11,6 +11,7 @@ from narrowtune.anatomy import Anatomy
 from narrowtune.models.activation_checkpointing import checkpointable, checkpointed
 from narrowtune.models.last_layer import LastLayer
 from narrowtune.models.supervised import predicting
+from narrowtune.models.tied_embedding import tied_rows_alone
 from narrowtune.runner.frozen import frozen_towers_without_gradient
 from narrowtune.training.loop import MicroBatch
 
@@ -26,6 +27,8 @@ def spared(
 ) -> Iterator[None]:
     """Nothing of frozen towers is kept for a backward pass, nothing that no loss reads computed.
 
+    And a tied embedding has no second gradient of its size.
+
     Args:
         model: The model, with its adapters and experts on.
         anatomy: Its own, without them.
@@ -36,7 +39,8 @@ def spared(
     """
     towers = set(trained)
     layers = checkpointable(model, anatomy, towers) if checkpointing else []
-    with checkpointed(layers), frozen_towers_without_gradient(model, anatomy, towers):
+    still = frozen_towers_without_gradient(model, anatomy, towers)
+    with checkpointed(layers), still, tied_rows_alone(model):
         last = _last_layer(model, anatomy, trial)
         with last.spared(model) if last is not None else nullcontext():
             yield

@@ -44,6 +44,8 @@ class TrainedWeights:
             if parameter.grad is None:
                 continue
             self._reached.add(name)
+            if parameter.grad.is_sparse:  # of a tied embedding in a batch without any loss
+                parameter.grad = parameter.grad.to_dense()
             if parameter is master:
                 continue
             gradient = parameter.grad.to(master.device, master.dtype)
