@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -76,28 +76,26 @@ class Contestant:
 # -- narrowtune --------------------------------------------------------------------------------
 
 
-def narrowtune(model: nn.Module, lesson: Lesson, on_step: OnStep) -> None:
-    """A stage as `narrowtune run` teaches it: the same loop, under the same conditions."""
-    named = Anatomy.of(model).select([lesson.arm]).apply(model)
-    _stage(model, named, lesson, on_step)
+@dataclass(frozen=True)
+class Ours:
+    """A stage as `narrowtune run` teaches it: the same loop, under the same conditions.
 
-
-def narrowtune_shared(model: nn.Module, lesson: Lesson, on_step: OnStep) -> None:
-    """The same with `share_images`: questions on one image are branches of one sequence."""
-    named = Anatomy.of(model).select([lesson.arm]).apply(model)
-    _stage(model, named, lesson, on_step, shared=True)
-
-
-def narrowtune_kept(
-    model: nn.Module, lesson: Lesson, on_step: OnStep, shared: bool = False
-) -> None:
-    """Epochs after the first one, where each sample's images are encoded alone and then found.
-
-    The untimed first step fills the store. Of texts the same as `narrowtune`.
+    Attributes:
+        shared: With `share_images`: questions on one image are branches of one sequence.
+        kept: Epochs after the first one, where each sample's images are encoded alone and then
+            found; the untimed first step fills the store. Of texts nothing changes.
+        checkpointed: With `activation_checkpointing`.
     """
-    named = Anatomy.of(model).select([lesson.arm]).apply(model)
-    with _fed(model, lesson):
-        _stage(model, named, lesson, on_step, shared)
+
+    shared: bool = False
+    kept: bool = False
+    checkpointed: bool = False
+
+    def __call__(self, model: nn.Module, lesson: Lesson, on_step: OnStep) -> None:
+        """Teach the arm's parameters."""
+        named = Anatomy.of(model).select([lesson.arm]).apply(model)
+        with _fed(model, lesson) if self.kept else nullcontext():
+            _stage((model, named), lesson, on_step, self)
 
 
 @contextmanager
@@ -121,21 +119,23 @@ def _fed(model: nn.Module, lesson: Lesson) -> Iterator[None]:
 def narrowtune_lora(model: nn.Module, lesson: Lesson, on_step: OnStep) -> None:
     """The same stage with adapters on the arm's matrices, as method `lora` puts them on."""
     names = _adapted(model, lesson)
-    _stage(model, Adapters(model, names, LORA, seed=0).named, lesson, on_step)
+    _stage((model, Adapters(model, names, LORA, seed=0).named), lesson, on_step, Ours())
 
 
 def _stage(
-    model: nn.Module,
-    named: Sequence[tuple[str, nn.Parameter]],
+    learner: tuple[nn.Module, Sequence[tuple[str, nn.Parameter]]],
     lesson: Lesson,
     on_step: OnStep,
-    shared: bool = False,
+    way: Ours,
 ) -> None:
+    model, named = learner
     hooks = Hooks(Path("none"), math.inf, lambda result: on_step(result.loss))
     model.train()
     anatomy, processing = Anatomy.of(model), lesson.processing
-    with attending_by_segments(model), spared(model, anatomy, _towers(anatomy, named)):
-        if shared:
+    towers = _towers(anatomy, named)
+    less = spared(model, anatomy, towers, checkpointing=way.checkpointed)
+    with attending_by_segments(model), less:
+        if way.shared:
             make: Collate = Packing(model, processing)
         else:
             make = PaddingFree(model, processing, lesson.rows, print)
@@ -290,10 +290,12 @@ def _inputs(lesson: Lesson, numbers: Sequence[Mapping[str, int]]) -> dict[str, T
 
 
 CONTESTANTS = (
-    Contestant("narrowtune", narrowtune),
-    Contestant("narrowtune, images shared", narrowtune_shared),
-    Contestant("narrowtune, features kept", narrowtune_kept),
-    Contestant("narrowtune, shared and kept", partial(narrowtune_kept, shared=True)),
+    Contestant("narrowtune", Ours()),
+    Contestant("narrowtune, images shared", Ours(shared=True)),
+    Contestant("narrowtune, features kept", Ours(kept=True)),
+    Contestant("narrowtune, shared and kept", Ours(shared=True, kept=True)),
+    Contestant("narrowtune, checkpointing", Ours(checkpointed=True)),
+    Contestant("narrowtune, all of these", Ours(shared=True, kept=True, checkpointed=True)),
     Contestant("TRL default, CPU", trl_default),
     Contestant("TRL default, head as on GPU", trl_supervised),
     Contestant("TRL best", partial(trl_supervised, gradient_checkpointing=False)),

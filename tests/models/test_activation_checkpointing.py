@@ -29,7 +29,7 @@ from narrowtune.data.encoding import Encoded, encode
 from narrowtune.models.activation_checkpointing import (
     checkpointable,
     checkpointed,
-    checkpointing_problem,
+    layers_problem,
 )
 from narrowtune.models.loading import load_model
 from narrowtune.models.processing import Processing, load_processing
@@ -224,6 +224,6 @@ def test_a_class_without_such_layers_is_told() -> None:
     model = Handmade()
     anatomy = Anatomy.of(model)
     assert anatomy.depth("language") == 3 and checkpointable(model, anatomy, ()) == []
-    assert "Handmade can't be checkpointed" in str(checkpointing_problem(model, anatomy))
+    assert "Handmade can't be told" in str(layers_problem(model, anatomy))
     found = llama()
-    assert checkpointing_problem(found, Anatomy.of(found)) is None
+    assert layers_problem(found, Anatomy.of(found)) is None

@@ -62,6 +62,7 @@ class TrainingOverrides(Section):
     padding_free: bool | None = None
     activation_checkpointing: bool | None = None
     offload_optimizer: bool | None = None
+    torch_compile: bool | None = None
 
 
 class StageSpec(Scored):
@@ -144,6 +145,7 @@ class TrainingSpec(Section):
     compute the rest once more: no bit changes, memory falls, a step takes a quarter longer.
     `offload_optimizer` keeps the optimiser's moments, fp32 masters and gradients in the machine's
     memory instead of the GPU's, and takes the optimiser's step there.
+    `torch_compile` compiles the decoder layers, which pays in long stages: the first steps wait.
     `optim: adamw_8bit` keeps the optimiser's moments in 8 bits, which changes what is learned.
     """
 
@@ -161,6 +163,7 @@ class TrainingSpec(Section):
     padding_free: bool = True
     activation_checkpointing: bool = False
     offload_optimizer: bool = False
+    torch_compile: bool = False
     max_length: int | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")

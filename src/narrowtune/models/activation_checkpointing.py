@@ -53,12 +53,12 @@ def checkpointable(model: nn.Module, anatomy: Anatomy, trained: Iterable[str]) -
     return list(found.values())
 
 
-def checkpointing_problem(model: nn.Module, anatomy: Anatomy) -> str | None:
-    """Why no layer of this model can be checkpointed; None where some can, or it has one only."""
+def layers_problem(model: nn.Module, anatomy: Anatomy) -> str | None:
+    """Why no layer of this model is found; None where some are, or it has one only."""
     if anatomy.depth("language") < 2 or checkpointable(model, anatomy, ()):
         return None
     return (
-        f"the layers of {anatomy.class_name} can't be checkpointed: none of them derives from "
+        f"the layers of {anatomy.class_name} can't be told: none of them derives from "
         "transformers' GradientCheckpointingLayer"
     )
 

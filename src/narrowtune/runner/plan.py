@@ -22,6 +22,7 @@ from narrowtune.experiment import (
     TrainingSpec,
     digest,
 )
+from narrowtune.models.compiling import COMPILED_NOTE
 from narrowtune.models.processing import Processing
 from narrowtune.probes.probing import Probing
 from narrowtune.record import DataFile
@@ -172,6 +173,7 @@ class Plan:
             padding_free=spec.padding_free,
             activation_checkpointing=spec.activation_checkpointing,
             offload_optimizer=spec.offload_optimizer,
+            torch_compile=spec.torch_compile,
         )
 
     def order(self, arm: ArmPlan, stage: StagePlan, settings: Settings) -> list[list[int]]:
@@ -228,6 +230,7 @@ class Plan:
         trainings = [self._training(arm, stage) for stage in self.stages]
         offloaded = any(one.offload_optimizer for one in trainings)
         notes += optimiser_notes([one.optim for one in trainings], offloaded)
+        notes += [COMPILED_NOTE] if any(one.torch_compile for one in trainings) else []
         for stage in self.stages:
             if idle := self.unreached(arm, stage):
                 notes.append(

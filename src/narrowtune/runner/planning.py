@@ -14,7 +14,9 @@ from narrowtune.errors import InputError, Problems
 from narrowtune.evaluation import How, PreparedTask, misfits, prepare
 from narrowtune.evaluation.harness import Asked, HarnessTask, open_task
 from narrowtune.experiment import Experiment, HarnessSpec, Scored
-from narrowtune.models.activation_checkpointing import checkpointing_problem
+from narrowtune.models.activation_checkpointing import layers_problem
+from narrowtune.models.compiling import check_compiler
+from narrowtune.models.loading import default_device
 from narrowtune.models.packed import packing_problem
 from narrowtune.models.processing import Processing, load_processing
 from narrowtune.models.skeleton import BUNDLED, build_skeleton, load_config
@@ -30,6 +32,7 @@ from narrowtune.runner.reading import DataReader
 from narrowtune.training.optimisers import check_optimiser
 
 Open = Callable[[HarnessSpec], HarnessTask]
+_OF_LAYERS = ("activation_checkpointing", "torch_compile")
 
 
 def plan(
@@ -77,8 +80,9 @@ def plan(
     )
     with problems.collect("share_images"):
         _check_sharing(whole, source)
-    with problems.collect("activation_checkpointing"):
-        _check_checkpointing(whole, source)
+    for key in _OF_LAYERS:
+        with problems.collect(key):
+            _check_layers(key, whole, source)
     for optim in sorted(_asked("optim", experiment)):
         with problems.collect():
             check_optimiser(optim)
@@ -116,16 +120,18 @@ def _check_sharing(plan: Plan, source: tuple[str, str | None, bool]) -> None:
         raise InputError(f"{problem}; leave training.share_images out")
 
 
-def _check_checkpointing(plan: Plan, source: tuple[str, str | None, bool]) -> None:
-    """Refuse activation checkpointing in a class whose layers can't.
+def _check_layers(key: str, plan: Plan, source: tuple[str, str | None, bool]) -> None:
+    """Refuse what is done layer by layer in a class whose layers are no modules of their own.
 
     Raises:
-        InputError: They can't.
+        InputError: They are not; or there is nothing to compile with.
     """
-    if not _asked("activation_checkpointing", plan.experiment):
+    if not _asked(key, plan.experiment):
         return
-    if problem := checkpointing_problem(build_skeleton(load_config(*source)), plan.anatomy):
-        raise InputError(f"{problem}; leave training.activation_checkpointing out")
+    if key == "torch_compile":
+        check_compiler(default_device())
+    if problem := layers_problem(build_skeleton(load_config(*source)), plan.anatomy):
+        raise InputError(f"{problem}; leave training.{key} out")
 
 
 def _asked(key: str, experiment: Experiment) -> set[Any]:

@@ -9,6 +9,7 @@ from torch import nn
 
 from narrowtune.anatomy import Anatomy
 from narrowtune.models.activation_checkpointing import checkpointable, checkpointed
+from narrowtune.models.compiling import compiled
 from narrowtune.models.last_layer import LastLayer
 from narrowtune.models.supervised import predicting
 from narrowtune.models.tied_embedding import tied_rows_alone
@@ -24,6 +25,7 @@ def spared(
     trial: MicroBatch | None = None,
     *,
     checkpointing: bool = False,
+    compiling: bool = False,
 ) -> Iterator[None]:
     """Nothing of frozen towers is kept for a backward pass, nothing that no loss reads computed.
 
@@ -36,13 +38,15 @@ def spared(
         trial: A few samples, whose logits must be the same with and without all that the last layer
             computes for nobody; None takes that for granted.
         checkpointing: Layers that a gradient passes keep their input alone.
+        compiling: Decoder layers but the last run as compiled graphs, behind the trial.
     """
     towers = set(trained)
     layers = checkpointable(model, anatomy, towers) if checkpointing else []
+    graphs = checkpointable(model, anatomy, ()) if compiling else []
     still = frozen_towers_without_gradient(model, anatomy, towers)
     with checkpointed(layers), still, tied_rows_alone(model):
         last = _last_layer(model, anatomy, trial)
-        with last.spared(model) if last is not None else nullcontext():
+        with last.spared(model) if last is not None else nullcontext(), compiled(graphs):
             yield
 
 

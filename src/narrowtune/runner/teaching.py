@@ -54,8 +54,12 @@ def teach_stage(session: Session, learner: Learner, unit: tuple[ArmPlan, StagePl
         _methods(session, learner, unit),
     )
     trial = _batch(session, session.plan.rows(*unit)[:_TRIED])
-    asked = session.plan.settings(*unit).activation_checkpointing
-    with spared(model, session.plan.anatomy, unit[0].towers, trial, checkpointing=asked):
+    asked, anatomy = session.plan.settings(*unit), session.plan.anatomy
+    knobs = {
+        "checkpointing": asked.activation_checkpointing,
+        "compiling": asked.torch_compile,
+    }
+    with spared(model, anatomy, unit[0].towers, trial, **knobs):
         result = _run(session, model, unit, watching)
     model.eval()
     if idle := result.unreached:

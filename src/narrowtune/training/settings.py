@@ -26,6 +26,7 @@ class Settings:
         padding_free: Whether batches with much padding are written without any.
         activation_checkpointing: Whether layers keep their input alone for the backward pass.
         offload_optimizer: Whether masters, gradients and moments lie in the machine's memory.
+        torch_compile: Whether decoder layers run as compiled graphs.
     """
 
     steps: int
@@ -44,3 +45,4 @@ class Settings:
     padding_free: bool = True
     activation_checkpointing: bool = False
     offload_optimizer: bool = False
+    torch_compile: bool = False
