@@ -11,6 +11,7 @@ from narrowtune.anatomy import Anatomy
 from narrowtune.models.activation_checkpointing import checkpointable, checkpointed
 from narrowtune.models.compiling import compiled
 from narrowtune.models.last_layer import LastLayer
+from narrowtune.models.recomputing import recomputing_elementwise
 from narrowtune.models.supervised import predicting
 from narrowtune.models.tied_embedding import tied_rows_alone
 from narrowtune.runner.frozen import frozen_towers_without_gradient
@@ -29,7 +30,8 @@ def spared(
 ) -> Iterator[None]:
     """Nothing of frozen towers is kept for a backward pass, nothing that no loss reads computed.
 
-    And a tied embedding has no second gradient of its size.
+    A tied embedding has no second gradient of its size, and of elementwise results nothing is kept
+    that can be computed again.
 
     Args:
         model: The model, with its adapters and experts on.
@@ -44,7 +46,7 @@ def spared(
     layers = checkpointable(model, anatomy, towers) if checkpointing else []
     graphs = checkpointable(model, anatomy, ()) if compiling else []
     still = frozen_towers_without_gradient(model, anatomy, towers)
-    with checkpointed(layers), still, tied_rows_alone(model):
+    with checkpointed(layers), still, tied_rows_alone(model), recomputing_elementwise():
         last = _last_layer(model, anatomy, trial)
         with last.spared(model) if last is not None else nullcontext(), compiled(graphs):
             yield
