@@ -23,6 +23,7 @@ from narrowtune.engine.resident import peak_on_cpu, peak_on_gpu, process_bytes
 from narrowtune.evaluation import PreparedTask
 from narrowtune.models.activation_checkpointing import checkpointable
 from narrowtune.models.loading import choose_dtype, default_device
+from narrowtune.models.quantization import weight_bytes
 from narrowtune.models.skeleton import build_skeleton, load_config
 from narrowtune.runner.plan import ArmPlan, Plan, StagePlan
 from narrowtune.runner.rehearsing import Rehearsed, rehearse
@@ -201,7 +202,7 @@ class Costs:
         """What is known without a step: all that does not depend on the data."""
         trained, whole = arm.trained_numel, arm.selection.total_numel
         parts = {
-            "weights": dtype.itemsize * whole,
+            "weights": weight_bytes(whole, dtype, self.plan.quantization),
             "masters": 0 if dtype == torch.float32 else _FP32 * trained,
             "gradients": _FP32 * trained,
             "optimiser": round(state_bytes(load.settings.optim) * trained),

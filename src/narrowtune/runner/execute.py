@@ -103,7 +103,7 @@ def nothing_left(record: Record, plan: Plan, folder: Path, options: Options) -> 
     arms = [
         arm.name
         for arm in plan.arms
-        if saves_model(arm, options.save_models) and arm.name not in pruned
+        if saves_model(plan, arm, options.save_models) and arm.name not in pruned
     ]
     models = [model_path(folder, arm) for arm in arms]
     return record.status == "complete" and all(model.exists() for model in models)
@@ -178,6 +178,8 @@ def _everything(session: Session) -> None:
     facts = environment(session.engine.device, session.engine.processes)
     facts["dtype"] = str(choose_dtype(spec.dtype, str(session.engine.device)))
     snapshot = Snapshot.of(model, {})
+    if plan.quantization is not None:
+        facts["quantization"] = str(plan.quantization)
     facts["model_sha256"] = digest(dict(snapshot.whole))
     facts["weights_sha256"] = snapshot.digest  # what deltas call their base by
     _compare(journal.record.environment, facts, session.observer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from narrowtune.experiment import Experiment, HarnessSpec, Scored
 from narrowtune.models.activation_checkpointing import checkpointing_problem
 from narrowtune.models.packed import packing_problem
 from narrowtune.models.processing import Processing, load_processing
+from narrowtune.models.quantization import check_quantization, quantization_for
 from narrowtune.models.skeleton import BUNDLED, build_skeleton, load_config
 from narrowtune.probes.probing import Probing
-from narrowtune.record import DataFile
+from narrowtune.record import DataFile, Quantization
 from narrowtune.runner.drift import plan_probes
 from narrowtune.runner.during import Looks
 from narrowtune.runner.gauges import Gauges, plan_gauges
@@ -75,6 +77,8 @@ def plan(
         files=tuple(reader.files.values()),
         overlaps=allowed_overlaps(experiment, reader, problems),
     )
+    with problems.collect("model.quantization"):
+        whole = replace(whole, quantization=_quantization(whole, source))
     with problems.collect("share_images"):
         _check_sharing(whole, source)
     with problems.collect("activation_checkpointing"):
@@ -126,6 +130,21 @@ def _check_checkpointing(plan: Plan, source: tuple[str, str | None, bool]) -> No
         return
     if problem := checkpointing_problem(build_skeleton(load_config(*source)), plan.anatomy):
         raise InputError(f"{problem}; leave training.activation_checkpointing out")
+
+
+def _quantization(plan: Plan, source: tuple[str, str | None, bool]) -> Quantization | None:
+    """What no arm trains, and no term of `model.unquantized` names, in few bits.
+
+    Raises:
+        InputError: It can't be on this machine, or nothing is left.
+    """
+    spec = plan.experiment.model
+    check_quantization(spec.quantization)
+    stays = {f"arm {arm.name}": arm.needs for arm in plan.arms}
+    if spec.unquantized:
+        stays["unquantized"] = plan.anatomy.select(spec.unquantized).trained
+    skeleton = build_skeleton(load_config(*source))
+    return quantization_for(skeleton, plan.anatomy, spec.quantization, stays)
 
 
 def _asked(key: str, experiment: Experiment) -> set[Any]:
