@@ -51,6 +51,7 @@ def quantizable(model: nn.Module, anatomy: Anatomy) -> dict[str, int]:
         if type(module) is not nn.Linear or tensor is None or tensor.name in tied:
             continue
         known = tensor.tower != "other" and tensor.part not in _LEFT
+        known = known and module.in_features % 2 == 0  # two numbers share a byte
         if known and module is not head and not kept(path):
             found[path] = tensor.numel
     return found
