@@ -20,7 +20,8 @@ from narrowtune.models.quantized_linear import dequantize, quantization_of
 from narrowtune.record import Record, read_header, read_record
 from narrowtune.report import print_terminal, write_html
 from narrowtune.runner import Observer, Options, Plan, base
-from narrowtune.runner.cost import Costs
+from narrowtune.runner.cost import Choice, Costs
+from narrowtune.runner.fitting import ways_to_fit
 from narrowtune.runner.folder import delta_path, model_path
 from narrowtune.runner.pinning import with_base_pinned
 from narrowtune.search.folder import write_recommended
@@ -244,6 +245,16 @@ def test_the_rehearsal_holds_the_packed_weights(home: Path) -> None:
     assert packed.quantization is not None
     assert spared == pytest.approx((4 - 0.5625) * packed.quantization.numel, rel=1e-3)
     assert found[0].peak < found[1].peak
+
+
+def test_it_is_named_where_an_arm_does_not_fit(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = planned(home, arms=ARMS[:1], model=PLAIN, training={"batch_size": 1})
+    costs, arm = Costs(made, "t4-16g"), made.arms[0]
+    least = costs.of(arm, Choice(torch.float32, quantization="nf4"))
+    packed = planned(home, arms=ARMS[:1], training={"batch_size": 1})
+    assert least.peak == Costs(packed, "t4-16g").of(packed.arms[0]).peak
+    monkeypatch.setattr(costs, "_named", replace(costs.device(), memory=least.peak))
+    assert "model.quantization: nf4" in [way.words for way in ways_to_fit(costs, arm)]
 
 
 def test_eval_and_delta_commands_know_it(whole: tuple[Record, Path], tmp_path: Path) -> None:

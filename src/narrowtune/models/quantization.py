@@ -231,7 +231,16 @@ def settle(model: nn.Module, quantization: Quantization, dtype: torch.dtype) -> 
         shape = (layer.out_features, layer.in_features)
         fresh = QuantizedLinear(layer.weight.data, state.absmax, layer.bias, shape, dtype)
         replace_layer(model, path, fresh.train(layer.training))
+        layer.weight.module = None  # a circle, which would keep the bias until it is collected
+    _own_memory(model)
     _forget(model)
+
+
+def _own_memory(model: nn.Module) -> None:
+    """Copy what lies in the file's memory: one view of it would keep all that was read resident."""
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu":
+            parameter.data = parameter.data.clone()
 
 
 def _forget(model: nn.Module) -> None:

@@ -18,16 +18,16 @@ from narrowtune.experiment import Experiment, HarnessSpec, Scored
 from narrowtune.models.activation_checkpointing import checkpointing_problem
 from narrowtune.models.packed import packing_problem
 from narrowtune.models.processing import Processing, load_processing
-from narrowtune.models.quantization import check_quantization, quantization_for
 from narrowtune.models.skeleton import BUNDLED, build_skeleton, load_config
 from narrowtune.probes.probing import Probing
-from narrowtune.record import DataFile, Quantization
+from narrowtune.record import DataFile
 from narrowtune.runner.drift import plan_probes
 from narrowtune.runner.during import Looks
 from narrowtune.runner.gauges import Gauges, plan_gauges
 from narrowtune.runner.leaks import allowed_overlaps
 from narrowtune.runner.method_data import MethodReader, Prepare, Teach
 from narrowtune.runner.plan import ArmPlan, Plan, Role, StagePlan, TaskPlan
+from narrowtune.runner.quantizing import planned_quantization
 from narrowtune.runner.reading import DataReader
 from narrowtune.training.optimisers import check_optimiser
 
@@ -78,7 +78,8 @@ def plan(
         overlaps=allowed_overlaps(experiment, reader, problems),
     )
     with problems.collect("model.quantization"):
-        whole = replace(whole, quantization=_quantization(whole, source))
+        packed = planned_quantization(whole, experiment.model.quantization)
+        whole = replace(whole, quantization=packed)
     with problems.collect("share_images"):
         _check_sharing(whole, source)
     with problems.collect("activation_checkpointing"):
@@ -130,21 +131,6 @@ def _check_checkpointing(plan: Plan, source: tuple[str, str | None, bool]) -> No
         return
     if problem := checkpointing_problem(build_skeleton(load_config(*source)), plan.anatomy):
         raise InputError(f"{problem}; leave training.activation_checkpointing out")
-
-
-def _quantization(plan: Plan, source: tuple[str, str | None, bool]) -> Quantization | None:
-    """What no arm trains, and no term of `model.unquantized` names, in few bits.
-
-    Raises:
-        InputError: It can't be on this machine, or nothing is left.
-    """
-    spec = plan.experiment.model
-    check_quantization(spec.quantization)
-    stays = {f"arm {arm.name}": arm.needs for arm in plan.arms}
-    if spec.unquantized:
-        stays["unquantized"] = plan.anatomy.select(spec.unquantized).trained
-    skeleton = build_skeleton(load_config(*source))
-    return quantization_for(skeleton, plan.anatomy, spec.quantization, stays)
 
 
 def _asked(key: str, experiment: Experiment) -> set[Any]:
