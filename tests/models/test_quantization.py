@@ -32,6 +32,7 @@ from narrowtune.models.quantization import quantizable, quantization_for
 from narrowtune.models.quantized_linear import (
     QuantizedLinear,
     bytes_of,
+    compute_dtype,
     dequantize,
     quantization_of,
 )
@@ -240,6 +241,16 @@ def test_bfloat16_computes_in_bfloat16(packed_qwen: Callable[..., nn.Module]) ->
     assert layer.weight.dtype == torch.bfloat16
     assert layer.absmax.dtype == torch.float32
     assert dtype_of(model) == "bfloat16"
+    assert compute_dtype(model) == torch.bfloat16
+    assert compute_dtype(nn.Sequential(layer)) == torch.bfloat16
+
+
+def test_an_anatomy_is_that_of_the_model_before_it_was_packed(
+    packed_qwen: Callable[..., nn.Module],
+) -> None:
+    model = packed_qwen()
+    assert Anatomy.of(model) == Anatomy.of(load_config("pico-qwen"))
+    assert Anatomy.of(model).select(["gate-up"]).apply(model)
 
 
 @pytest.mark.parametrize("rows", [(3, 6), (7, 64), (1, 130)])

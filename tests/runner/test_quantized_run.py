@@ -217,6 +217,8 @@ def test_the_plan_refuses_what_leaves_nothing(home: Path) -> None:
         planned(home, arms=[*ARMS, full])
     with pytest.raises(InputError, match=r"quantization.*nf4"):
         planned(home, model=NF4 | {"quantization": "nf5"})
+    with pytest.raises(InputError, match="'quantization' is none"):
+        planned(home, model=PLAIN | {"unquantized": ["vision"]})
 
 
 def test_what_a_term_names_stays_as_it_is(home: Path) -> None:

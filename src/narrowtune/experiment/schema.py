@@ -46,6 +46,16 @@ class ModelSpec(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     quantization: Literal["none", "nf4"] = "none"
     unquantized: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _something_is_quantised(self) -> Self:
+        if self.unquantized and self.quantization == "none":
+            raise ValueError(
+                "'unquantized' names what a quantised base leaves as it is, and 'quantization' is "
+                "none: set it, or leave 'unquantized' out"
+            )
+        return self
+
     encode_images: Literal["auto", "together", "alone"] = "auto"
     trust_remote_code: bool = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -124,7 +125,8 @@ def _kept_in_fp32(model: nn.Module) -> Callable[[str], bool]:
     """Which layers a class asks to be kept in fp32: transformers leaves them alone, by pattern."""
     from transformers.quantizers.quantizers_utils import should_convert_module
 
-    patterns = list(getattr(model, "_keep_in_fp32_modules", None) or [])
+    lists = (getattr(model, f"_keep_in_fp32_modules{kind}", None) or () for kind in ("", "_strict"))
+    patterns = [pattern for one in lists for pattern in one]
     return lambda path: not should_convert_module(path, patterns)
 
 
@@ -249,6 +251,11 @@ def _forget(model: nn.Module) -> None:
     source.hf_quantizer.remove_quantization_config(source)
     for name in ("is_loaded_in_4bit", "hf_device_map"):
         source.__dict__.pop(name, None)
+
+
+def computed_by() -> str:
+    """The package that packs and unpacks, with its version."""
+    return f"bitsandbytes {version('bitsandbytes')}"
 
 
 def quantization_notes(quantization: Quantization | None) -> list[str]:

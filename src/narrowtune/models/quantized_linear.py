@@ -125,6 +125,17 @@ def quantization_of(model: nn.Module) -> Quantization | None:
     return Quantization(type=NF4, modules=tuple(layers), numel=numel, total_numel=numel + rest)
 
 
+def compute_dtype(model: nn.Module) -> torch.dtype:
+    """What a model's first weights compute in; scales of packed ones are fp32 in any."""
+    for module in model.modules():
+        if isinstance(module, QuantizedLinear):
+            return module.dtype
+        for parameter in module.parameters(recurse=False):
+            if parameter.is_floating_point():
+                return parameter.dtype
+    raise TypeError(f"{type(model).__name__} has no weights")
+
+
 def quantize_skeleton(model: nn.Module, quantization: Quantization, dtype: torch.dtype) -> None:
     """Give a skeleton the layers that the loaded model has, in place.
 

@@ -24,6 +24,7 @@ from narrowtune.evaluation import PreparedTask
 from narrowtune.models.activation_checkpointing import checkpointable
 from narrowtune.models.loading import choose_dtype, default_device
 from narrowtune.models.quantization import weight_bytes
+from narrowtune.models.quantized_linear import bitsandbytes
 from narrowtune.models.skeleton import build_skeleton, load_config
 from narrowtune.runner.plan import ArmPlan, Plan, StagePlan
 from narrowtune.runner.quantizing import planned_quantization
@@ -123,6 +124,8 @@ class Costs:
         self._named = named_device(device) if device else None
         self.kind = self._named.kind if self._named else default_device()
         self.dtype = choose_dtype(plan.experiment.model.dtype, self.kind)
+        if plan.quantization is not None:
+            bitsandbytes()  # 44 MiB of code, which a run has resident
         self._process = process_bytes() if self.kind == "cpu" else 0
         self._batches: dict[tuple[int, ...], Batch] = {}
         self._rehearsed: dict[Any, Rehearsed] = {}
