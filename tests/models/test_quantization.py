@@ -17,6 +17,7 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from narrowtune.anatomy import Anatomy
 from narrowtune.data.batching import Batch, collate
@@ -28,7 +29,7 @@ from narrowtune.models.experts import add_experts
 from narrowtune.models.loading import load_model, save_model
 from narrowtune.models.lora import Adapters, Rank, adaptable
 from narrowtune.models.processing import Processing
-from narrowtune.models.quantization import quantizable, quantization_for
+from narrowtune.models.quantization import loading_options, quantizable, quantization_for
 from narrowtune.models.quantized_linear import (
     QuantizedLinear,
     bytes_of,
@@ -104,6 +105,17 @@ def test_names_that_begin_or_end_alike_are_told_apart(tmp_path: Path) -> None:
     assert layers == wanted == set(packed.modules)
     assert len(layers) == 7 * 11
     assert quantization_of(model) == packed
+
+
+def test_a_name_is_no_pattern() -> None:
+    """`transformers` takes what it is to skip as regular expressions, and as ends of names too."""
+    plain = nn.ModuleDict({"a": nn.ModuleDict({"b": nn.Linear(2, 2)}), "proj": nn.Linear(2, 2)})
+    plain["axb"], plain["block"] = nn.Linear(2, 2), nn.ModuleDict({"proj": nn.Linear(2, 2)})
+    wanted = {"axb", "block.proj"}
+    packed = Quantization(type="nf4", modules=tuple(wanted), numel=8, total_numel=16)
+    skipped = loading_options(plain, packed, "cpu")["quantization_config"].llm_int8_skip_modules
+    names = [name for name, one in plain.named_modules() if isinstance(one, nn.Linear)]
+    assert {name for name in names if should_convert_module(name, skipped)} == wanted
 
 
 @pytest.mark.parametrize("make", [qwen2, mixtral, tiny_phi3])

@@ -137,7 +137,7 @@ def eval_command(
         trust_remote_code=trust_remote_code,
         quantization=quantization.value,
     )
-    about |= _about_quantization(weights)
+    about |= about_quantization(weights)
     for given, ready, result in _score(weights, asked, prepared):
         rows.append(_row(given, ready.metric_name, result))
         if out is not None:
@@ -152,11 +152,15 @@ def _about_delta(delta: list[Path] | None, alpha: float) -> dict[str, Any]:
     return {"delta": [str(path) for path in delta], "alpha": alpha} if delta else {}
 
 
-def _about_quantization(weights: nn.Module) -> dict[str, Any]:
+def about_quantization(weights: nn.Module) -> dict[str, Any]:
+    """What of the base is quantised, said and for JSON; nothing of a plain one."""
     from narrowtune.models.quantized_linear import quantization_of
 
     found = quantization_of(weights)
-    return {} if found is None else {"quantization": found.to_row()}
+    if found is None:
+        return {}
+    typer.echo(f"note: the base is quantised, {found}", err=True)
+    return {"quantization": found.to_row()}
 
 
 def _prepare(

@@ -16,6 +16,7 @@ from narrowtune.cli.evaluate import (
     Model,
     QuantizationOption,
     Quantize,
+    about_quantization,
 )
 from narrowtune.cli.inspect import Trust
 from narrowtune.cli.tasks import task_name
@@ -116,6 +117,7 @@ def probe_command(
         model, quantization.value, deltas, revision=revision, trust_remote_code=trust_remote_code
     )
     weights = load_model(model, revision, trained_in, where, trust_remote_code, packed)
+    about = {"model": model} | about_quantization(weights)
     probing.remember(weights)
     found = {"base": probing.read(weights)}
     if deltas:
@@ -123,7 +125,7 @@ def probe_command(
         found["delta"] = probing.read(weights)
     if json:
         rows = {name: [one.to_dict() for one in readings] for name, readings in found.items()}
-        typer.echo(json_module.dumps({"model": model} | rows, indent=1))
+        typer.echo(json_module.dumps(about | rows, indent=1))
     else:
         _print(found)
 
