@@ -118,14 +118,9 @@ def eval_command(
 
     where = check_device(device)
     how = {"scoring": scoring, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    prepared = _prepare(
-        load_processing(model, revision, trust_remote_code),
-        asked,
-        cast("How", how),
-        {"limit": limit, "image_root": images},
-        include_path,
-    )
-    about: dict[str, Any] = {"model": model} | _about_delta(delta, alpha)
+    reading = {"limit": limit, "image_root": images}
+    processing = load_processing(model, revision, trust_remote_code)
+    prepared = _prepare(processing, asked, cast("How", how), reading, include_path)
     rows: list[dict[str, Any]] = []
     weights = load(
         model,
@@ -137,7 +132,7 @@ def eval_command(
         trust_remote_code=trust_remote_code,
         quantization=quantization.value,
     )
-    about |= about_quantization(weights)
+    about = {"model": model} | _about_delta(delta, alpha) | about_quantization(weights)
     for given, ready, result in _score(weights, asked, prepared):
         rows.append(_row(given, ready.metric_name, result))
         if out is not None:

@@ -113,9 +113,7 @@ def probe_command(
     processing = load_processing(model, revision, trust_remote_code)
     probing = prepare_probing(asked, processing)
     trained_in = deltas[0].header.base.dtype if deltas and dtype is Dtype.AUTO else dtype.value
-    packed = quantization_asked(
-        model, quantization.value, deltas, revision=revision, trust_remote_code=trust_remote_code
-    )
+    packed = quantization_asked(model, quantization.value, deltas, revision, trust_remote_code)
     weights = load_model(model, revision, trained_in, where, trust_remote_code, packed)
     about = {"model": model} | about_quantization(weights)
     probing.remember(weights)
