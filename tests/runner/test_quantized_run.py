@@ -46,9 +46,9 @@ ARMS: list[dict[str, Any]] = [
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quantized")
-    pico.write(folder / "data", "counting", "train", 24)
+    pico.write(folder / "data", "counting", "train", 16)
     for task in ("counting", "existence", "charts"):
-        pico.write(folder / "data", task, "test", 8)
+        pico.write(folder / "data", task, "test", 4)
     return folder
 
 
@@ -57,13 +57,13 @@ def planned(home: Path, /, **more: Any) -> Plan:
         "model": NF4,
         "stages": [scored("counting") | {"train": "data/counting/train.jsonl"}],
         "arms": ARMS,
-        "training": {"batch_size": 8, "learning_rate": 1e-3, "epochs": 2},
+        "training": {"batch_size": 8, "learning_rate": 1e-3},
     }
     held_out = more.pop("held_out", ("existence",))
     return nt.plan(nt.parse_experiment(small(held_out, **given | more)), home)
 
 
-PROBES = ["kl", "layers", {"probe": "number_bias", "limit": 4, "max_new_tokens": 8}]
+PROBES = ["kl", "layers", {"probe": "number_bias", "limit": 2, "max_new_tokens": 4}]
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_a_run_again_and_a_resumed_one_end_in_the_same_bits(home: Path, tmp_path
     made = planned(home, arms=ARMS[1:])
     first = nt.run(made, tmp_path / "first", options=QUIET)
     with pytest.raises(Interrupted):
-        nt.run(made, tmp_path / "cut", options=QUIET, observer=Stopper(8))
+        nt.run(made, tmp_path / "cut", options=QUIET, observer=Stopper(3))
     rest = nt.run(made, tmp_path / "cut", resume=True, options=QUIET)
     again = nt.run(made, tmp_path / "again", options=QUIET)
     wanted = bits(first, tmp_path / "first")
@@ -253,8 +253,6 @@ def test_it_is_named_where_an_arm_does_not_fit(home: Path, monkeypatch: pytest.M
     made = planned(home, arms=ARMS[:1], model=PLAIN, training={"batch_size": 1})
     costs, arm = Costs(made, "t4-16g"), made.arms[0]
     least = costs.of(arm, Choice(torch.float32, quantization="nf4"))
-    packed = planned(home, arms=ARMS[:1], training={"batch_size": 1})
-    assert least.peak == Costs(packed, "t4-16g").of(packed.arms[0]).peak
     monkeypatch.setattr(costs, "_named", replace(costs.device(), memory=least.peak))
     assert "model.quantization: nf4" in [way.words for way in ways_to_fit(costs, arm)]
 
