@@ -247,7 +247,7 @@ def _otherwise_quantised(header: Header, model: nn.Module) -> str:
     The weights that were trained are corrections to a model that computed with rounded matrices.
     """
     wanted, found = header.base.quantization, quantization_of(model)
-    if wanted == found:
+    if wanted is found or (wanted and found and wanted.packs_as(found)):
         return ""
     has = f"quantised ({found})" if found else "not quantised"
     if wanted is None:

@@ -37,6 +37,10 @@ class Quantization(_Part):
     numel: int
     total_numel: int
 
+    def packs_as(self, other: Quantization) -> bool:
+        """Whether the same is packed, whatever a model was given besides, as experts."""
+        return (self.type, {*self.modules}) == (other.type, {*other.modules})
+
     def to_row(self) -> dict[str, Any]:
         """In numbers, for a record."""
         return self.model_dump(exclude={"modules"}) | {"matrices": len(self.modules)}
