@@ -121,7 +121,7 @@ def test_the_terminal_tells_it(
     from rich.console import Console
 
     print_terminal(whole[0], Console(width=100), folder=whole[1])
-    assert "base quantised to nf4" in capsys.readouterr().out
+    assert "base is quantised to nf4" in capsys.readouterr().out
 
 
 def test_a_run_again_and_a_resumed_one_end_in_the_same_bits(home: Path, tmp_path: Path) -> None:

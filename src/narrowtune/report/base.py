@@ -6,9 +6,9 @@ from narrowtune.record import Record
 
 
 def quantised(record: Record) -> str:
-    """That the base is a quantised one, and how much of it; empty for a plain one."""
+    """What the base is quantised to, and how much of it; empty for a plain one."""
     row = record.plan.get("quantization")
     if not row:
         return ""
     share = row["numel"] / row["total_numel"]
-    return f"base quantised to {row['type']} ({share:.0%} of its numbers)"
+    return f"quantised to {row['type']} ({share:.0%} of its numbers)"

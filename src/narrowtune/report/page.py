@@ -115,7 +115,7 @@ def _facts(record: Record, rows: Sequence[ArmSummary]) -> list[str]:
     model = record.experiment.model
     return [
         *([model.id] if "/" in model.id else []),
-        *([told] if (told := quantised(record)) else []),
+        *([f"base {told}"] if (told := quantised(record)) else []),
         f"{len(rows)} arm{'' if len(rows) == 1 else 's'}",
         "taught: " + ", then ".join(stage_names(record)),
         f"{held_out} held-out task{'' if held_out == 1 else 's'}",

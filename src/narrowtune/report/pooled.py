@@ -78,7 +78,7 @@ def _facts(record: Record, rows: tuple[PooledArm, ...]) -> list[str]:
         f"{sum(row.status == 'complete' for row in record.replicates)} of "
         f"{counted(len(replicates), 'replicate')} complete",
         counted(len(rows), "arm"),
-        *([told] if (told := quantised(record)) else []),
+        *([f"base {told}"] if (told := quantised(record)) else []),
     ]
 
 

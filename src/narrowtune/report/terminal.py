@@ -100,7 +100,7 @@ def print_pooled(record: Record, runs: Runs, console: Console) -> None:
 
 def _tell_base(record: Record, console: Console) -> None:
     if told := quantised(record):
-        console.print(Text(f"The {told}: scores before training are that base's."))
+        console.print(Text(f"The base is {told}: scores before training are that base's."))
 
 
 def _after_skills(record: Record, rows: Sequence[PooledArm]) -> Table:
