@@ -202,6 +202,52 @@ def test_every_arms_delta_is_verified(whole: tuple[Record, Path], arm: str) -> N
     assert model_digest(taught) == delta.header.result_sha256
 
 
+OTHERS: list[dict[str, Any]] = [
+    {"name": "lora", "recipe": "gate-up", "method": {"lora": {"rank": 4}}},
+    {"name": "ewc", "recipe": "attention", "method": {"ewc": {"weight": 1.0}}},
+    {"name": "l2-sp", "recipe": "gate-up", "method": {"l2_sp": {"weight": 0.1}}},
+    {"name": "wise", "recipe": "gate-up", "method": {"wise_ft": {"alpha": 0.5}}},
+    {
+        "name": "kl",
+        "recipe": "gate-up",
+        "method": {"kl_anchor": {"data": "data/clock/train.jsonl", "weight": 1.0}},
+    },
+    {
+        "name": "penalised",
+        "recipe": "gate-up",
+        "drift": {"budget": 0.01, "action": "penalise", "limit": 4},
+    },
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", ["pico-qwen", "pico-llava"])
+def test_every_method_teaches_on_a_quantised_base(
+    home: Path, tmp_path: Path, model: str, dtype: str
+) -> None:
+    for task in ("counting", "clock"):
+        pico.write(home / "data", task, "train", 16)
+    slices = {"name": "slice", "train": ["vision.attn.q" if model == "pico-qwen" else "vision.mlp"]}
+    stages = [{"name": name, "train": f"data/{name}/train.jsonl"} for name in ("counting", "clock")]
+    made = planned(
+        home,
+        model=NF4 | {"id": model, "dtype": dtype},
+        arms=[*ARMS, *OTHERS, slices],
+        stages=stages,
+        held_out=("existence", "charts"),
+        training={"batch_size": 8, "learning_rate": 1e-3, "activation_checkpointing": True},
+    )
+    record = nt.run(made, tmp_path / "out", options=QUIET)
+    assert len(record.ledger) == 2 * len(made.arms) and all(row.held for row in record.ledger)
+    for arm in made.arms:
+        deltas = [
+            read_delta(delta_path(tmp_path / "out", arm.name, one.name)) for one in made.stages
+        ]
+        taught = nt.load(model, delta=deltas, device="cpu")
+        assert model_digest(taught) == deltas[-1].header.result_sha256
+
+
 def test_a_plain_delta_does_not_go_on_a_quantised_base(home: Path, tmp_path: Path) -> None:
     nt.run(planned(home, arms=ARMS[:1], model=PLAIN), tmp_path / "out", options=QUIET)
     path = delta_path(tmp_path / "out", "gate-up", "counting")

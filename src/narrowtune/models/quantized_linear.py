@@ -11,6 +11,7 @@ passes no gradient on (seen in 0.50.2).
 from __future__ import annotations
 
 import logging
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -166,6 +167,7 @@ def dequantize(model: nn.Module) -> None:
         replace_layer(model, path, plain.train(layer.training))
 
 
+@cache
 def bitsandbytes() -> None:
     """Load its operations; of a kernel it would like to have beside it we need to hear nothing."""
     quiet = logging.getLogger("bitsandbytes.backends.cpu.ops")
