@@ -1,6 +1,16 @@
 """Runs every comparison of this folder; the one with other trainers, which is long, last."""
 
-from benchmarks import choices, looks, memory_knobs, packing, peers, slices, start, supervised_head
+from benchmarks import (
+    choices,
+    looks,
+    memory_knobs,
+    packing,
+    peers,
+    quantized_base,
+    slices,
+    start,
+    supervised_head,
+)
 
 supervised_head.main()
 slices.main()
@@ -8,5 +18,6 @@ choices.main()
 looks.main()
 packing.main()
 memory_knobs.main()
+quantized_base.main()
 start.main()
 peers.main()

@@ -52,9 +52,10 @@ class Learner:
     recipe: str
     knobs: Knobs
     timing: Timing = field(default_factory=Timing)
+    anatomy: Anatomy | None = None
 
     def __post_init__(self) -> None:
-        self.anatomy = Anatomy.of(self.model)
+        self.anatomy = self.anatomy or Anatomy.of(self.model)
         self.weights = TrainedWeights(self.anatomy.select([self.recipe]).apply(self.model.train()))
         self.optimiser = optimiser_for(self.weights, self.knobs.optim, 1e-4, 0.0)
 

@@ -17,20 +17,24 @@ LAUNCHER = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_po
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("dtype", "recipe", "tolerance"),
+    ("dtype", "quantization", "recipe", "tolerance"),
     [
-        ("float32", "gate-up", 1e-4),
-        ("float32", "full", 1e-2),
-        ("float32", "vision.attn.q", 1e-3),  # slices; a share of text rows reaches none of them
-        ("bfloat16", "gate-up", 5e-2),
+        ("float32", "none", "gate-up", 1e-4),
+        ("float32", "nf4", "gate-up", 1e-4),
+        ("float32", "none", "full", 1e-2),
+        # slices; a share of text rows reaches none of them
+        ("float32", "none", "vision.attn.q", 1e-3),
+        ("bfloat16", "none", "gate-up", 5e-2),
     ],
 )
 def test_two_processes_equal_one(
-    drawn: Path, tmp_path: Path, dtype: str, recipe: str, tolerance: float
+    drawn: Path, tmp_path: Path, dtype: str, quantization: str, recipe: str, tolerance: float
 ) -> None:
+    if quantization != "none":
+        pytest.importorskip("bitsandbytes")
     _mix_in_text_rows(drawn / "counting" / "train.jsonl", drawn / "counting" / "mixed.jsonl")
     raw = {
-        "model": {"id": "pico-qwen", "dtype": dtype},
+        "model": {"id": "pico-qwen", "dtype": dtype, "quantization": quantization},
         "stages": [{"name": "counting", "train": "counting/mixed.jsonl"}],
         "held_out": [{"name": "existence", "test": "existence/test.jsonl", "metric": "yes_no"}],
         "arms": [{"name": recipe, "recipe": recipe}],

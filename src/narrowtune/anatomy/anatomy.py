@@ -38,9 +38,12 @@ class Anatomy:
         """
         # Only here are torch and, for a config, transformers imported.
         if hasattr(model_or_config, "named_parameters"):
+            from narrowtune.anatomy.packed import packed_parameters
             from narrowtune.anatomy.reading import read_module
 
-            return read_module(model_or_config)
+            if not packed_parameters(model_or_config):
+                return read_module(model_or_config)
+            model_or_config = model_or_config.config  # as it was before some of it was packed
         if not hasattr(model_or_config, "model_type"):
             raise InputError(
                 "Anatomy.of takes a module or a transformers config, not "

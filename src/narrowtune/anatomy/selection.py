@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from narrowtune.anatomy.anatomy import Anatomy
+    from narrowtune.anatomy.packed import Packed
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,17 @@ class Selection:
         Raises:
             InputError: If the model is not the one the selection was made for.
         """
+        from narrowtune.anatomy.packed import packed_parameters
         from narrowtune.anatomy.windows import open_window, release
 
         release(model)
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        problems = _mismatches(self.anatomy.parameters, parameters)
+        packed = packed_parameters(model)
+        pieces = {piece for one in packed.values() for piece in one.pieces}
+        problems = _packed_problems(self, packed) or _mismatches(
+            [tensor for tensor in self.anatomy.parameters if tensor.name not in packed],
+            {name: one for name, one in parameters.items() if name not in pieces},
+        )
         if problems:
             raise InputError(problems)
         for parameter in parameters.values():
@@ -187,6 +194,17 @@ def _nothing(matcher: Matcher, terms: Sequence[str], keep: Sequence[str]) -> str
         asked, kept = ", ".join(terms), ", ".join(keep)
         return f"nothing is left to train: keeping {kept} frozen removes all of {asked}"
     return f"no terms given, so nothing would be trained; {matcher.vocabulary()}"
+
+
+def _packed_problems(selection: Selection, packed: Mapping[str, Packed]) -> list[str]:
+    """Why what a model keeps packed does not fit the selection; empty if it does."""
+    shapes = {tensor.name: tensor.shape for tensor in selection.anatomy.parameters}
+    trained = [name for name in selection.trained if name in packed]
+    strange = [name for name, one in packed.items() if shapes.get(name) != one.shape]
+    return [
+        *_list_some("selected, but quantised in this model, and what is trained can't be", trained),
+        *_list_some("the model quantises what the selection does not know so", strange),
+    ]
 
 
 def _mismatches(

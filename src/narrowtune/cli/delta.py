@@ -58,11 +58,15 @@ def delta_apply_command(
     _refuse_existing(out)
     from narrowtune.delta import load
     from narrowtune.models.loading import save_model
+    from narrowtune.models.quantized_linear import dequantize, quantization_of
 
     source = {"revision": revision, "device": device, "trust_remote_code": trust_remote_code}
     model = load(base, delta=delta, alpha=alpha, **source)  # type: ignore[arg-type]
+    packed = quantization_of(model)
+    dequantize(model)
     save_model(model, base, out, revision)
-    typer.echo(f"wrote {out}")
+    rounded = "" if packed is None else f"; rounded, and unpacked again: {packed}"
+    typer.echo(f"wrote {out}{rounded}")
 
 
 def delta_scale_command(
@@ -99,7 +103,8 @@ def delta_verify_command(
 
     *before, last = [read_delta(path) for path in delta]
     dtype = last.header.base.dtype
-    model = load_model(base, revision, dtype, device, trust_remote_code)
+    packed = last.header.base.quantization
+    model = load_model(base, revision, dtype, device, trust_remote_code, packed)
     apply_deltas(model, before)
     other = None if tuned is None else load_model(tuned, None, dtype, device, trust_remote_code)
     checks = verify(model, last, other)
@@ -150,6 +155,8 @@ def _print_header(header: Header, file: Path) -> None:
     revision = f" at {base.revision}" if base.revision else ""
     typer.echo(f"{file}: {header.numel:,} numbers, {memory(file.stat().st_size)}")
     typer.echo(f"base      {base.id}{revision}, {base.dtype}, sha256 {base.sha256[:12]}")
+    if base.quantization is not None:
+        typer.echo(f"quantised {base.quantization}")
     if continues:
         typer.echo(f"continues sha256 {header.parent_sha256[:12]}, the stage before")
     typer.echo(f"gives     sha256 {header.result_sha256[:12]} in full")

@@ -14,6 +14,8 @@ from narrowtune.cli.inspect import Trust
 from narrowtune.cli.tasks import GivenTask, given_tasks
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from narrowtune.evaluation import How, Task, TaskResult
     from narrowtune.models.processing import Processing
 
@@ -26,6 +28,21 @@ class Dtype(StrEnum):
     BFLOAT16 = "bfloat16"
 
 
+class Quantize(StrEnum):
+    """Which matrices are kept in few bits, as `load` takes it."""
+
+    AUTO = "auto"
+    NONE = "none"
+    NF4 = "nf4"
+
+
+QuantizationOption = Annotated[
+    Quantize,
+    typer.Option(
+        "--quantization",
+        help="auto: as the base was when the delta was trained. nf4: every matrix that can be.",
+    ),
+]
 Model = Annotated[str, typer.Argument(help="Bundled name, folder or hub id.", show_default=False)]
 Tasks = Annotated[
     list[str],
@@ -81,6 +98,7 @@ def eval_command(
     dtype: Annotated[
         Dtype, typer.Option(help="auto: float32 on the CPU, bfloat16 elsewhere.")
     ] = Dtype.AUTO,
+    quantization: QuantizationOption = Quantize.AUTO,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default chosen.")] = None,
     delta: DeltaOption = None,
     alpha: AlphaOption = 1.0,
@@ -100,14 +118,9 @@ def eval_command(
 
     where = check_device(device)
     how = {"scoring": scoring, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    prepared = _prepare(
-        load_processing(model, revision, trust_remote_code),
-        asked,
-        cast("How", how),
-        {"limit": limit, "image_root": images},
-        include_path,
-    )
-    about: dict[str, Any] = {"model": model} | _about_delta(delta, alpha)
+    reading = {"limit": limit, "image_root": images}
+    processing = load_processing(model, revision, trust_remote_code)
+    prepared = _prepare(processing, asked, cast("How", how), reading, include_path)
     rows: list[dict[str, Any]] = []
     weights = load(
         model,
@@ -117,7 +130,9 @@ def eval_command(
         dtype=dtype.value,
         device=where,
         trust_remote_code=trust_remote_code,
+        quantization=quantization.value,
     )
+    about = {"model": model} | _about_delta(delta, alpha) | about_quantization(weights)
     for given, ready, result in _score(weights, asked, prepared):
         rows.append(_row(given, ready.metric_name, result))
         if out is not None:
@@ -130,6 +145,17 @@ def eval_command(
 
 def _about_delta(delta: list[Path] | None, alpha: float) -> dict[str, Any]:
     return {"delta": [str(path) for path in delta], "alpha": alpha} if delta else {}
+
+
+def about_quantization(weights: nn.Module) -> dict[str, Any]:
+    """What of the base is quantised, said and for JSON; nothing of a plain one."""
+    from narrowtune.models.quantized_linear import quantization_of
+
+    found = quantization_of(weights)
+    if found is None:
+        return {}
+    typer.echo(f"note: the base is quantised, {found}", err=True)
+    return {"quantization": found.to_row()}
 
 
 def _prepare(

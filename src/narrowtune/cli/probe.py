@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from narrowtune.cli.evaluate import AlphaOption, DeltaOption, Dtype, Model
+from narrowtune.cli.evaluate import (
+    AlphaOption,
+    DeltaOption,
+    Dtype,
+    Model,
+    QuantizationOption,
+    Quantize,
+    about_quantization,
+)
 from narrowtune.cli.inspect import Trust
 from narrowtune.cli.tasks import task_name
 
@@ -73,6 +81,7 @@ def probe_command(
     dtype: Annotated[
         Dtype, typer.Option(help="auto: float32 on the CPU, or what the delta was trained in.")
     ] = Dtype.AUTO,
+    quantization: QuantizationOption = Quantize.AUTO,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default chosen.")] = None,
     trust_remote_code: Trust = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
@@ -83,6 +92,7 @@ def probe_command(
     """
     from narrowtune.delta import apply_deltas, read_delta
     from narrowtune.delta.delta import check_alpha
+    from narrowtune.delta.load import quantization_asked
     from narrowtune.errors import InputError, Problems
     from narrowtune.models.loading import check_device, load_model
     from narrowtune.models.processing import load_processing
@@ -103,7 +113,9 @@ def probe_command(
     processing = load_processing(model, revision, trust_remote_code)
     probing = prepare_probing(asked, processing)
     trained_in = deltas[0].header.base.dtype if deltas and dtype is Dtype.AUTO else dtype.value
-    weights = load_model(model, revision, trained_in, where, trust_remote_code)
+    packed = quantization_asked(model, quantization.value, deltas, revision, trust_remote_code)
+    weights = load_model(model, revision, trained_in, where, trust_remote_code, packed)
+    about = {"model": model} | about_quantization(weights)
     probing.remember(weights)
     found = {"base": probing.read(weights)}
     if deltas:
@@ -111,7 +123,7 @@ def probe_command(
         found["delta"] = probing.read(weights)
     if json:
         rows = {name: [one.to_dict() for one in readings] for name, readings in found.items()}
-        typer.echo(json_module.dumps({"model": model} | rows, indent=1))
+        typer.echo(json_module.dumps(about | rows, indent=1))
     else:
         _print(found)
 

@@ -64,6 +64,7 @@ def recommend_command(
     """
     began = time.monotonic()
     from narrowtune.runner import Options, plan
+    from narrowtune.runner.pinning import with_base_pinned
     from narrowtune.search import Budget, recommend, refuse_taken
     from narrowtune.training import Interrupted
 
@@ -90,7 +91,7 @@ def recommend_command(
         except Interrupted as stopped:
             progress.note(f"{stopped}; go on with the same command and --resume")
             raise typer.Exit(130) from None
-    _show(experiment, root, out, json)
+    _show(with_base_pinned(resolved), root, out, json)
 
 
 def _asked(

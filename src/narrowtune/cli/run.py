@@ -182,6 +182,9 @@ def _print_plan(plan: Plan) -> None:
 
 
 def _notes(plan: Plan) -> list[str]:
-    """What a careful user wants to know beforehand: of each arm, and of tests that leak."""
+    """What a careful user wants to know beforehand: of base and arms, and of tests that leak."""
+    base = [f"note: {note}" for note in plan.base_notes]
     arms = [f"note: {arm.name}: {note}" for arm in plan.arms for note in plan.notes(arm)]
-    return arms + [f"note: task {shared.task}: {shared} (allowed)" for shared in plan.overlaps]
+    return (
+        base + arms + [f"note: task {shared.task}: {shared} (allowed)" for shared in plan.overlaps]
+    )

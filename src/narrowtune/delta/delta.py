@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from narrowtune.anatomy import Region, SelectedTensor
+from narrowtune.anatomy.packed import packed_parameters
 from narrowtune.anatomy.windows import plain_parameters, plain_tensors, release
 from narrowtune.delta.ledger import Ledger, Snapshot, hash_tensor
 from narrowtune.delta.tensors import load_tensors, save_tensors
 from narrowtune.errors import InputError
 from narrowtune.models.experts import COPY, add_experts, experts_of
+from narrowtune.models.quantized_linear import quantization_of
 from narrowtune.record.delta_header import Base, Entry, Header, read_header
 
 TOOL = "narrowtune"
@@ -56,7 +58,12 @@ class Delta:
         after = after or ledger.look()
         model, selection = ledger.model, ledger.selection
         if isinstance(base, str):
-            base = Base(id=base, dtype=dtype_of(model), sha256=ledger.before.digest)
+            base = Base(
+                id=base,
+                dtype=dtype_of(model),
+                sha256=ledger.before.digest,
+                quantization=quantization_of(model),
+            )
         whole = dict(plain_tensors(model))
         tensors = {}
         for name, region in selection.regions.items():
@@ -170,9 +177,12 @@ def apply_deltas(model: nn.Module, deltas: Sequence[Delta], alpha: float = 1.0) 
 
 
 def dtype_of(model: nn.Module) -> str:
-    """The dtype most of a model's numbers have."""
+    """The dtype most of a model's numbers have, those that are quantised left out."""
     counts: dict[str, int] = {}
-    for _, parameter in plain_parameters(model):
+    packed = {piece for one in packed_parameters(model).values() for piece in one.pieces}
+    for path, parameter in plain_parameters(model):
+        if path in packed:
+            continue
         name = str(parameter.dtype).removeprefix("torch.")
         counts[name] = counts.get(name, 0) + parameter.numel()
     return max(counts, key=lambda name: counts[name])
@@ -211,6 +221,8 @@ def fits(now: Snapshot, header: Header) -> bool:
 
 def _misfits(header: Header, whole: Mapping[str, Tensor], model: nn.Module) -> list[str]:
     """Why a delta can't be put on these weights; empty if it can."""
+    if problem := _otherwise_quantised(header, model):
+        return [problem]
     missing = [name for name in header.entries if name not in whole]
     if missing:
         return [f"the model has no parameter {missing[0]} ({len(missing)} such): {_made(header)}"]
@@ -227,6 +239,23 @@ def _misfits(header: Header, whole: Mapping[str, Tensor], model: nn.Module) -> l
     if not fits(now, header):
         return [f"the model's weights are not those the delta belongs to: {_made(header)}"]
     return []
+
+
+def _otherwise_quantised(header: Header, model: nn.Module) -> str:
+    """Why a delta of a quantised base does not belong on a plain one, and so on; empty if it does.
+
+    The weights that were trained are corrections to a model that computed with rounded matrices.
+    """
+    wanted, found = header.base.quantization, quantization_of(model)
+    if wanted is found or (wanted and found and wanted.packs_as(found)):
+        return ""
+    has = f"quantised ({found})" if found else "not quantised"
+    if wanted is None:
+        return f"the model is {has}, and the delta belongs to the plain one: {_made(header)}"
+    return (
+        f"the delta belongs to a quantised base ({wanted}), and the model is {has}: load it the "
+        f"same way, as nt.load(..., delta=...) and narrowtune delta do; {_made(header)}"
+    )
 
 
 def _made(header: Header) -> str:

@@ -8,6 +8,7 @@ from torch import nn
 
 from narrowtune.delta.delta import Delta, apply_delta, fits
 from narrowtune.delta.ledger import Snapshot, changed, fingerprint, model_digest
+from narrowtune.models.quantized_linear import dequantize, quantization_of
 from narrowtune.record.delta_header import Header
 
 
@@ -23,7 +24,8 @@ class Check:
 def verify(base: nn.Module, delta: Delta, tuned: nn.Module | None = None) -> tuple[Check, ...]:
     """What holds of a delta and the base it is said to come from.
 
-    `base` ends with the delta applied, unless it is another model than the delta's.
+    `base` ends with the delta applied, unless it is another model than the delta's; where it is
+    quantised and `tuned` is not, unpacked as well.
 
     Args:
         base: The base, or the base with the stages before applied, in the delta's dtype.
@@ -45,6 +47,8 @@ def verify(base: nn.Module, delta: Delta, tuned: nn.Module | None = None) -> tup
     if header.alpha == 1.0:  # a scaled delta's file knows no hash of what it gives
         checks.append(_result(base, delta))
     if tuned is not None:
+        if quantization_of(tuned) is None:
+            dequantize(base)
         checks.append(_same(base, tuned))
     return tuple(checks)
 

@@ -21,6 +21,7 @@ from narrowtune.models.prompt_cache import (
     stored_tensors_kept,
     takes_positions,
 )
+from narrowtune.models.quantized_linear import compute_dtype
 from narrowtune.models.supervised import predicting, supervised_logits
 
 
@@ -114,7 +115,7 @@ def can_share(model: nn.Module, questions: Questions) -> bool:
         return False
     if steady is not None and questions.longest > steady:
         return False
-    dtype = next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
+    dtype = compute_dtype(model)
     # Three digits cannot tell a prompt that stands a few places off from rounding.
     if dtype.itemsize < 4 and not takes_positions(model):
         return False

@@ -36,11 +36,26 @@ class ModelSpec(Section):
     frozen image encoder is shown at once: the images of a batch, or those of one sample. Alone,
     what it gives for a sample is the same in every batch, so that later epochs find it kept;
     `auto` does that where samples come again and images are large enough to lose nothing by it.
+
+    `quantization: nf4` keeps matrices of linear layers that no arm trains in 4 bits, which changes
+    the base that all arms start from; `unquantized` names terms that stay as they are besides.
     """
 
     id: str
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantization: Literal["none", "nf4"] = "none"
+    unquantized: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _something_is_quantised(self) -> Self:
+        if self.unquantized and self.quantization == "none":
+            raise ValueError(
+                "'unquantized' names what a quantised base leaves as it is, and 'quantization' is "
+                "none: set it, or leave 'unquantized' out"
+            )
+        return self
+
     encode_images: Literal["auto", "together", "alone"] = "auto"
     trust_remote_code: bool = False
 

@@ -15,7 +15,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from narrowtune.errors import InputError, nearest
 from narrowtune.models.experts import experts_of
-from narrowtune.models.skeleton import load_config, model_class, resolve
+from narrowtune.models.quantization import (
+    check_quantization,
+    loading_options,
+    settle,
+)
+from narrowtune.models.quantized_linear import quantization_of
+from narrowtune.models.skeleton import build_skeleton, load_config, model_class, resolve
+from narrowtune.record import Quantization
 
 # What lies beside the weights: configs, vocabularies, templates. Weight indexes are excluded
 # because `save_pretrained` writes its own.
@@ -30,6 +37,7 @@ def load_model(
     dtype: str = "auto",
     device: str | None = None,
     trust_remote_code: bool = False,
+    quantization: Quantization | None = None,
 ) -> nn.Module:
     """The model with its weights, in evaluation mode.
 
@@ -39,20 +47,26 @@ def load_model(
         dtype: `float32`, `bfloat16` or `auto` (see `choose_dtype`).
         device: A torch device; the GPU where there is one, otherwise the CPU.
         trust_remote_code: Whether Python code that comes with the model may run.
+        quantization: Which matrices are packed as they are read; None for none.
 
     Raises:
-        InputError: If it is no model, or its weights don't fit its config.
+        InputError: If it is no model, can't be quantised so, or its weights don't fit its config.
     """
     target = check_device(device)
     disable_progress_bar()
     config = load_config(model, revision, trust_remote_code)
     kind: Any = model_class(config)
+    computed_in, options = choose_dtype(dtype, target), {}
+    if quantization is not None:
+        check_quantization(quantization.type, target)
+        options = loading_options(build_skeleton(config), quantization, target)
     try:
         loaded, info = kind.from_pretrained(
             resolve(model),
             revision=revision,
-            dtype=choose_dtype(dtype, target),
+            dtype=computed_in,
             output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"the weights of {model} can't be loaded: {error}") from error
@@ -62,6 +76,8 @@ def load_model(
             f"{model} lacks {len(missing)} weights of {kind.__name__}, first {missing[0]}: "
             "the folder is incomplete or its config belongs to another model"
         )
+    if quantization is not None:
+        settle(loaded, quantization, computed_in)
     module: nn.Module = loaded.to(target).eval()
     return module
 
@@ -116,12 +132,18 @@ def save_model(model: nn.Module, source: str, folder: Path, revision: str | None
         revision: Commit of a hub model.
 
     Raises:
-        InputError: It is a mixture of experts made here, which no class would load.
+        InputError: It is a mixture of experts made here, or quantised here, which no class would
+            load.
     """
     if experts_of(model) is not None:
         raise InputError(
             "a model with experts beside its MLPs (method moe) can't be written as a folder: no "
             "class of transformers loads it; keep its deltas, and load them with nt.load"
+        )
+    if quantization_of(model) is not None:
+        raise InputError(
+            "a model quantised by model.quantization can't be written as it is: no class of "
+            "transformers loads its layers; narrowtune delta apply writes it unpacked"
         )
     half = folder.with_name(folder.name + ".part")
     shutil.rmtree(half, ignore_errors=True)

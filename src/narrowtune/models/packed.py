@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from narrowtune.models.prompt_cache import steady_length, stored_tensors_kept, takes_positions
+from narrowtune.models.quantized_linear import compute_dtype
 from narrowtune.models.segments import (
     SEGMENTS,
     layer_types,
@@ -84,7 +85,7 @@ def block_mask(model: Any, places: Sequence[Sequence[Sequence[int]]], width: int
             seen[row, stand[:, None], stand] = own
     if _attention(model) == "sdpa":
         return seen[:, None]
-    dtype = next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
+    dtype = compute_dtype(model)
     hidden = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
     return hidden[:, None]
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from narrowtune.errors import InputError
 from narrowtune.models.loading import load_model
+from narrowtune.models.quantized_linear import compute_dtype, quantization_of
 
 CHANGED_AT_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations of adapters that take their part out of the weights beneath."""
@@ -28,9 +29,7 @@ def base_of(model: nn.Module, given: str | nn.Module | None, started: bool) -> I
         InputError: It was, nothing was given, and the model does not hold its base.
     """
     if given is not None:
-        like = next(model.parameters())
-        dtype, device = str(like.dtype).removeprefix("torch."), str(like.device)
-        yield load_model(given, dtype=dtype, device=device) if isinstance(given, str) else given
+        yield _loaded(given, model) if isinstance(given, str) else given
         return
     holds = _adapters_alone(model)
     if started and not holds:
@@ -44,6 +43,15 @@ def base_of(model: nn.Module, given: str | nn.Module | None, started: bool) -> I
         yield model
     for weight, before in trained:  # switching adapters on again trains all of them
         weight.requires_grad_(before)
+
+
+def _loaded(name: str, model: nn.Module) -> nn.Module:
+    """The base as the model was loaded: in its dtype, with the same matrices quantised."""
+    outer: Any = model
+    inner: nn.Module = outer.get_base_model() if hasattr(outer, "disable_adapter") else model
+    dtype = str(compute_dtype(inner)).removeprefix("torch.")
+    device = str(next(inner.parameters()).device)
+    return load_model(name, dtype=dtype, device=device, quantization=quantization_of(inner))
 
 
 def _adapters_alone(model: nn.Module) -> bool:

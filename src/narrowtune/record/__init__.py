@@ -1,6 +1,6 @@
 """Everything a run produced, as data."""
 
-from narrowtune.record.delta_header import Base, Experts, Header, read_header
+from narrowtune.record.delta_header import Base, Experts, Header, Quantization, read_header
 from narrowtune.record.schema import (
     BASE,
     NOISE_FLOOR,
@@ -54,6 +54,7 @@ __all__ = [
     "LedgerRow",
     "LossRow",
     "Planned",
+    "Quantization",
     "Record",
     "ReplicateRow",
     "Row",

@@ -22,16 +22,47 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Quantization(_Part):
+    """Which frozen matrices of a model are kept in few bits.
+
+    Attributes:
+        type: How their numbers are rounded, such as `nf4`.
+        modules: Paths of the linear layers.
+        numel: How many numbers their matrices have.
+        total_numel: How many the whole model has.
+    """
+
+    type: str
+    modules: tuple[str, ...]
+    numel: int
+    total_numel: int
+
+    def packs_as(self, other: Quantization) -> bool:
+        """Whether the same is packed, whatever a model was given besides, as experts."""
+        return (self.type, {*self.modules}) == (other.type, {*other.modules})
+
+    def to_row(self) -> dict[str, Any]:
+        """In numbers, for a record."""
+        return self.model_dump(exclude={"modules"}) | {"matrices": len(self.modules)}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.type}: {self.numel:,} of {self.total_numel:,} numbers in "
+            f"{len(self.modules)} matrices"
+        )
+
+
 class Base(_Part):
     """The model that a run started from: what it was called, and its weights' digest.
 
-    `dtype` is the one it was loaded and hashed in.
+    `dtype` is the one it was loaded and hashed in, `quantization` what of it was in few bits then.
     """
 
     id: str
     revision: str | None = None
     dtype: str
     sha256: str
+    quantization: Quantization | None = None
 
 
 class Entry(_Part):

@@ -27,6 +27,7 @@ from narrowtune.analysis import (
     summarise,
 )
 from narrowtune.record import BASE, NOISE_FLOOR, Record
+from narrowtune.report.base import quantised
 from narrowtune.report.drift import drift_values
 from narrowtune.report.examples import changed_answers
 from narrowtune.report.figures import (
@@ -114,6 +115,7 @@ def _facts(record: Record, rows: Sequence[ArmSummary]) -> list[str]:
     model = record.experiment.model
     return [
         *([model.id] if "/" in model.id else []),
+        *([f"base {told}"] if (told := quantised(record)) else []),
         f"{len(rows)} arm{'' if len(rows) == 1 else 's'}",
         "taught: " + ", then ".join(stage_names(record)),
         f"{held_out} held-out task{'' if held_out == 1 else 's'}",

@@ -19,6 +19,7 @@ from narrowtune.analysis import (
 )
 from narrowtune.analysis.wording import counted
 from narrowtune.record import BASE, Record
+from narrowtune.report.base import quantised
 from narrowtune.report.drift import drift_values
 from narrowtune.report.figures import (
     Figure,
@@ -77,6 +78,7 @@ def _facts(record: Record, rows: tuple[PooledArm, ...]) -> list[str]:
         f"{sum(row.status == 'complete' for row in record.replicates)} of "
         f"{counted(len(replicates), 'replicate')} complete",
         counted(len(rows), "arm"),
+        *([f"base {told}"] if (told := quantised(record)) else []),
     ]
 
 

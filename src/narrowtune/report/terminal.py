@@ -28,6 +28,7 @@ from narrowtune.analysis import (
 )
 from narrowtune.analysis.wording import signed
 from narrowtune.record import BASE, Record
+from narrowtune.report.base import quantised
 from narrowtune.report.drift_terminal import drift_tables
 from narrowtune.report.predictions import read_runs, read_samples
 from narrowtune.report.tables import plain_table
@@ -64,6 +65,7 @@ def print_terminal(
     if record.status != "complete":
         console.print(Text(f"Not complete: {record.status}. {record.error or ''}", style="red"))
     console.print(Text(headline(record, samples)))
+    _tell_base(record, console)
     console.print(_quality(rows))
     console.print(_costs(rows))
     for arm in arm_names(record):
@@ -80,6 +82,7 @@ def print_pooled(record: Record, runs: Runs, console: Console) -> None:
     if record.status != "complete":
         console.print(Text(f"Not complete: {record.status}. {record.error or ''}", style="red"))
     console.print(Text(pooled_headline(record, runs)))
+    _tell_base(record, console)
     table = plain_table("Learned and kept, over replicates", "arm (replicates)")
     for name in ("learning", "held-out end", "held-out worst", "forgetting"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -93,6 +96,11 @@ def print_pooled(record: Record, runs: Runs, console: Console) -> None:
     for part in drift_tables(runs):
         console.print(part)
     console.print(Text(POOLED_LEGEND, style="dim"))
+
+
+def _tell_base(record: Record, console: Console) -> None:
+    if told := quantised(record):
+        console.print(Text(f"The base is {told}: scores before training are that base's."))
 
 
 def _after_skills(record: Record, rows: Sequence[PooledArm]) -> Table:

@@ -18,7 +18,7 @@ from narrowtune.record import Base, Score, predictions_path, read_header, write_
 from narrowtune.runner.drift import is_probed, read_probes
 from narrowtune.runner.folder import delta_path, model_path
 from narrowtune.runner.methods import BaseValues
-from narrowtune.runner.plan import ArmPlan, StagePlan, TaskPlan
+from narrowtune.runner.plan import ArmPlan, Plan, StagePlan, TaskPlan
 from narrowtune.runner.pruning import prune_diverged
 from narrowtune.runner.session import Learner, Session, Trained, load_base
 from narrowtune.runner.teaching import teach_stage
@@ -31,7 +31,7 @@ def teach_arm(session: Session, arm: ArmPlan) -> None:
         return
     todo = [stage for stage in session.plan.stages if not _finished(session, arm, stage)]
     saved = model_path(session.folder, arm.name)
-    if todo or (saves_model(arm, session.options.save_models) and not saved.exists()):
+    if todo or (saves_model(session.plan, arm, session.options.save_models) and not saved.exists()):
         with prune_diverged(session, arm):
             _walk_stages(session, arm, saved)
     if session.engine.is_main:
@@ -51,7 +51,7 @@ def _walk_stages(session: Session, arm: ArmPlan, saved: Path) -> None:
         for stage in session.plan.stages:
             _do_stage(session, learner, (arm, stage))
     release(model)
-    if saves_model(arm, session.options.save_models) and session.engine.is_main:
+    if saves_model(session.plan, arm, session.options.save_models) and session.engine.is_main:
         save_model(model, session.plan.model, saved, spec.revision)
 
 
@@ -72,9 +72,12 @@ def trained_in(model: nn.Module, arm: ArmPlan) -> tuple[Selection, Trained]:
     return replace(arm.selection, tensors=tuple(tensors)), named
 
 
-def saves_model(arm: ArmPlan, asked: bool) -> bool:
-    """Whether an arm's finished model is written; with experts it is of no class to load it by."""
-    return asked and arm.reads.experts is None
+def saves_model(plan: Plan, arm: ArmPlan, asked: bool) -> bool:
+    """Whether an arm's finished model is written.
+
+    With experts, or quantised, it is of no class to load it by.
+    """
+    return asked and arm.reads.experts is None and plan.quantization is None
 
 
 def score_all(session: Session, model: nn.Module, arm: str, stage: str) -> None:
@@ -100,7 +103,11 @@ def score_all(session: Session, model: nn.Module, arm: str, stage: str) -> None:
 def _base(session: Session, model: nn.Module) -> Base:
     spec = session.plan.experiment.model
     return Base(
-        id=spec.id, revision=spec.revision, dtype=dtype_of(model), sha256=model_digest(model)
+        id=spec.id,
+        revision=spec.revision,
+        dtype=dtype_of(model),
+        sha256=model_digest(model),
+        quantization=session.plan.quantization,
     )
 
 

@@ -30,8 +30,11 @@ from narrowtune.engine.resident import peak_on_cpu, peak_on_gpu, process_bytes
 from narrowtune.evaluation import PreparedTask
 from narrowtune.models.activation_checkpointing import checkpointable
 from narrowtune.models.loading import choose_dtype, default_device
+from narrowtune.models.quantization import weight_bytes
+from narrowtune.models.quantized_linear import bitsandbytes
 from narrowtune.models.skeleton import build_skeleton, load_config
 from narrowtune.runner.plan import ArmPlan, Plan, StagePlan
+from narrowtune.runner.quantizing import planned_quantization
 from narrowtune.runner.rehearsing import Rehearsed, rehearse
 from narrowtune.training import Settings
 from narrowtune.training.optimisers import state_bytes
@@ -56,6 +59,7 @@ class Choice:
         activation_checkpointing: Where the experiment has it, and here too.
         optim: None as the experiment has it.
         offload_optimizer: Where the experiment has it, and here too.
+        quantization: Of the base; None as the experiment has it.
     """
 
     dtype: torch.dtype
@@ -63,6 +67,7 @@ class Choice:
     activation_checkpointing: bool = False
     optim: str | None = None
     offload_optimizer: bool = False
+    quantization: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,9 +135,12 @@ class Costs:
         self._named = named_device(device) if device else None
         self.kind = self._named.kind if self._named else default_device()
         self.dtype = choose_dtype(plan.experiment.model.dtype, self.kind)
+        if plan.quantization is not None:
+            bitsandbytes()  # 44 MiB of code, which a run has resident
         self._process = process_bytes() if self.kind == "cpu" else 0
         self._batches: dict[tuple[int, ...], Batch] = {}
         self._rehearsed: dict[Any, Rehearsed] = {}
+        self._plans: dict[str, Plan] = {}
 
     @cached_property
     def can_checkpoint(self) -> bool:
@@ -158,19 +166,19 @@ class Costs:
         Scoring, probes, drift budgets, `kl-anchor` and kept image features are not counted.
         """
         choice = choice or Choice(self.dtype)
-        costs = [self._of(arm, load, choice.dtype) for load in self._loads(arm, choice)]
+        costs = [self._of(arm, load, choice) for load in self._loads(arm, choice)]
         seconds = [cost.seconds for cost in costs if cost.seconds is not None]
         whole = sum(seconds) if len(seconds) == len(costs) else None
         return replace(max(costs, key=lambda cost: cost.peak), seconds=whole)
 
-    def _of(self, arm: ArmPlan, load: _Load, dtype: torch.dtype) -> ArmCost:
-        batch = self._batch(load.rows)
+    def _of(self, arm: ArmPlan, load: _Load, choice: Choice) -> ArmCost:
+        batch, dtype = self._batch(load.rows), choice.dtype
         try:
-            done = self._rehearse(arm, load, batch, dtype)
+            done = self._rehearse(arm, load, batch, choice)
         # Classes that look at what they compute fail in as many ways as there are to look.
         except Exception as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-            return self._weights_alone(arm, load, dtype, why)
+            return self._weights_alone(arm, load, choice, why)
         device, padded = self.device(dtype), batch.inputs["input_ids"].numel()
         times = load.padded_tokens / padded
         once = device.seconds(done.of_batch, dtype)
@@ -208,14 +216,14 @@ class Costs:
             for load in self._loads(earlier, Choice(self.dtype)):
                 with suppress(Exception):  # told with that arm
                     batch = self._batch(load.rows)
-                    yield self._rehearse(earlier, load, batch, self.dtype).memory
+                    yield self._rehearse(earlier, load, batch, Choice(self.dtype)).memory
 
-    def _weights_alone(self, arm: ArmPlan, load: _Load, dtype: torch.dtype, why: str) -> ArmCost:
+    def _weights_alone(self, arm: ArmPlan, load: _Load, choice: Choice, why: str) -> ArmCost:
         """What is known without a step: all that does not depend on the data."""
-        trained, whole = arm.trained_numel, arm.selection.total_numel
+        trained, whole, dtype = arm.trained_numel, arm.selection.total_numel, choice.dtype
         away = load.settings.offload_optimizer
         parts = {
-            "weights": dtype.itemsize * whole,
+            "weights": weight_bytes(whole, dtype, self._based(choice).quantization),
             "masters": 0 if away or dtype == torch.float32 else _FP32 * trained,
             "gradients": (dtype.itemsize if away else _FP32) * trained,
             "optimiser": 0 if away else round(state_bytes(load.settings.optim) * trained),
@@ -237,12 +245,24 @@ class Costs:
 
     # -- what is rehearsed -------------------------------------------------------------------------
 
-    def _rehearse(self, arm: ArmPlan, load: _Load, batch: Batch, dtype: torch.dtype) -> Rehearsed:
+    def _based(self, choice: Choice) -> Plan:
+        """The plan, on the base that is chosen."""
+        kind = choice.quantization
+        if kind is None:
+            return self.plan
+        if kind not in self._plans:
+            packed = planned_quantization(self.plan, kind)
+            self._plans[kind] = replace(self.plan, quantization=packed)
+        return self._plans[kind]
+
+    def _rehearse(self, arm: ArmPlan, load: _Load, batch: Batch, choice: Choice) -> Rehearsed:
         waits = load.settings.micro_batch_size < load.settings.batch_size
         method, how = arm.spec.method.model_dump_json(), _way_of_teaching(load.settings)
-        key = (arm.spec.terms, arm.spec.keep, method, id(batch), dtype, waits, how)
+        based = choice.dtype, choice.quantization
+        key = (arm.spec.terms, arm.spec.keep, method, id(batch), based, waits, how)
         if key not in self._rehearsed:
-            self._rehearsed[key] = rehearse(self.plan, arm, batch, load.settings, dtype)
+            plan = self._based(choice)
+            self._rehearsed[key] = rehearse(plan, arm, batch, load.settings, choice.dtype)
         return self._rehearsed[key]
 
     def _batch(self, rows: Sequence[Encoded]) -> Batch:

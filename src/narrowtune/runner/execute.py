@@ -15,6 +15,7 @@ from narrowtune.engine import Engine, deterministic
 from narrowtune.errors import InputError, RunFailed
 from narrowtune.experiment import digest
 from narrowtune.models.loading import choose_dtype
+from narrowtune.models.quantization import computed_by
 from narrowtune.record import BASE, Record
 from narrowtune.runner.arm import saves_model, score_all, teach_arm
 from narrowtune.runner.base import borrow_base
@@ -103,7 +104,7 @@ def nothing_left(record: Record, plan: Plan, folder: Path, options: Options) -> 
     arms = [
         arm.name
         for arm in plan.arms
-        if saves_model(arm, options.save_models) and arm.name not in pruned
+        if saves_model(plan, arm, options.save_models) and arm.name not in pruned
     ]
     models = [model_path(folder, arm) for arm in arms]
     return record.status == "complete" and all(model.exists() for model in models)
@@ -178,6 +179,8 @@ def _everything(session: Session) -> None:
     facts = environment(session.engine.device, session.engine.processes)
     facts["dtype"] = str(choose_dtype(spec.dtype, str(session.engine.device)))
     snapshot = Snapshot.of(model, {})
+    if plan.quantization is not None:
+        facts["quantization"] = f"{plan.quantization}, by {computed_by()}"
     facts["model_sha256"] = digest(dict(snapshot.whole))
     facts["weights_sha256"] = snapshot.digest  # what deltas call their base by
     _compare(journal.record.environment, facts, session.observer)

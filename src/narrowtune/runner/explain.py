@@ -181,7 +181,12 @@ class _Work:
     def _load(self) -> nn.Module:
         spec = self.plan.experiment.model
         return load_model(
-            self.plan.model, spec.revision, spec.dtype, self.device, spec.trust_remote_code
+            self.plan.model,
+            spec.revision,
+            spec.dtype,
+            self.device,
+            spec.trust_remote_code,
+            self.plan.quantization,
         )
 
     def _todo(

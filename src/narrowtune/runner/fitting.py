@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from narrowtune.errors import InputError
+from narrowtune.models.quantized_linear import NF4
 from narrowtune.runner.cost import ArmCost, Choice, Costs
 from narrowtune.runner.plan import ArmPlan
+from narrowtune.runner.quantizing import planned_quantization
 from narrowtune.training import Settings
 from narrowtune.training.optimisers import EIGHT_BIT, check_optimiser
 
@@ -48,6 +50,7 @@ def ways_to_fit(costs: Costs, arm: ArmPlan) -> list[Way]:
         *_eight_bit(costs, arm),
         _smaller_batches(costs, arm, Choice(costs.dtype)),
         *_halved(costs, arm),
+        *_quantised(costs, arm),
         *_narrowed(costs, arm),
     ]
     found = [way for way in alone if way is not None]
@@ -123,6 +126,17 @@ def _halved(costs: Costs, arm: ArmPlan) -> Iterator[Way]:
     if costs.dtype == torch.float32:
         cost = costs.of(arm, Choice(torch.bfloat16))
         yield Way("model.dtype: bfloat16", cost, costs.fits(cost))
+
+
+def _quantised(costs: Costs, arm: ArmPlan) -> Iterator[Way]:
+    """Where some matrices are trained by no arm, and the package is there to be rehearsed with."""
+    if costs.plan.quantization is not None:
+        return
+    with suppress(InputError):
+        planned_quantization(costs.plan, NF4)
+        cost = costs.of(arm, Choice(costs.dtype, quantization=NF4))
+        if cost.peak < costs.of(arm).peak:
+            yield Way(f"model.quantization: {NF4}", cost, costs.fits(cost))
 
 
 def _narrowed(costs: Costs, arm: ArmPlan) -> Iterator[Way]:

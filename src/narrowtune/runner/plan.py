@@ -24,8 +24,9 @@ from narrowtune.experiment import (
 )
 from narrowtune.models.compiling import COMPILED_NOTE
 from narrowtune.models.processing import Processing
+from narrowtune.models.quantization import quantization_notes
 from narrowtune.probes.probing import Probing
-from narrowtune.record import DataFile
+from narrowtune.record import DataFile, Quantization
 from narrowtune.runner.during import LIGHT, Looks
 from narrowtune.runner.gauges import Gauges, budget_of, gauge_row
 from narrowtune.runner.method_data import MethodData, check_drift, method_notes
@@ -86,6 +87,12 @@ class ArmPlan:
         return tuple(dict.fromkeys(tensor.tower for tensor in self.selection.tensors))
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """What must be plain in the base: parameters that are trained, MLPs that are copied."""
+        experts = self.reads.experts
+        return (*self.selection.trained, *(experts.blocks if experts else ()))
+
+    @property
     def trained_numel(self) -> int:
         """How many numbers the optimiser moves: those selected, or those of their adapters."""
         return self.reads.adapters or self.selection.trained_numel + self.reads.routers
@@ -98,7 +105,7 @@ class Plan:
     `model` is where the experiment's model is found from here: a folder, or the name it gives.
     `overlaps` is what tests share with training, by permission of the experiment; `probing` its
     probes, None where it asks for none; `looks` those that are read during training; `gauges`
-    measure what the arms' drift budgets are about.
+    measure what the arms' drift budgets are about; `quantization` is what of the base is packed.
     """
 
     experiment: Experiment
@@ -113,6 +120,7 @@ class Plan:
     probing: Probing | None = None
     looks: tuple[Looks, ...] = ()
     gauges: Gauges = field(default_factory=dict)
+    quantization: Quantization | None = None
 
     @property
     def digest(self) -> str:
@@ -222,6 +230,11 @@ class Plan:
                 "image, so no gradient reaches it; give samples with images, or train language too"
             )
 
+    @property
+    def base_notes(self) -> list[str]:
+        """What a careful user wants to know about the base of all arms."""
+        return quantization_notes(self.quantization)
+
     def notes(self, arm: ArmPlan) -> list[str]:
         """What a careful user wants to know about an arm before it is trained."""
         first = self.stages[0].name
@@ -249,6 +262,7 @@ class Plan:
             **({"replicates": repeats} if self.experiment.repeated else {}),
             "family": self.anatomy.family,
             "class": self.anatomy.class_name,
+            **({"quantization": self.quantization.to_row()} if self.quantization else {}),
             "arms": [self._arm_row(arm) for arm in self.arms],
             "tasks": [
                 {"name": task.name, "role": task.role, "samples": task.prepared.size}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from narrowtune.runner.gauges import Gauges, plan_gauges
 from narrowtune.runner.leaks import allowed_overlaps
 from narrowtune.runner.method_data import MethodReader, Prepare, Teach
 from narrowtune.runner.plan import ArmPlan, Plan, Role, StagePlan, TaskPlan
+from narrowtune.runner.quantizing import planned_quantization
 from narrowtune.runner.reading import DataReader
 from narrowtune.training.optimisers import check_optimiser
 
@@ -78,6 +80,9 @@ def plan(
         files=tuple(reader.files.values()),
         overlaps=allowed_overlaps(experiment, reader, problems),
     )
+    with problems.collect("model.quantization"):
+        packed = planned_quantization(whole, experiment.model.quantization)
+        whole = replace(whole, quantization=packed)
     with problems.collect("share_images"):
         _check_sharing(whole, source)
     for key in _OF_LAYERS:

@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from narrowtune.anatomy.windows import plain_tensors
 from narrowtune.data.batching import Batch
 from narrowtune.engine.rehearsal import Rehearsal, hollow
+from narrowtune.models.quantized_linear import quantize_skeleton
 from narrowtune.models.skeleton import build_skeleton, load_config
 from narrowtune.models.supervised import output_head
 from narrowtune.runner.arm import trained_in
@@ -97,7 +98,10 @@ def _hollow_arm(plan: Plan, arm: ArmPlan, dtype: torch.dtype) -> tuple[nn.Module
     config = copy.deepcopy(load_config(plan.model, spec.revision, spec.trust_remote_code))
     config.dtype = dtype
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    model = hollow(build_skeleton(config), mode).train()
+    skeleton = build_skeleton(config)
+    if plan.quantization is not None:
+        quantize_skeleton(skeleton, plan.quantization, dtype)
+    model = hollow(skeleton, mode).train()
     _, trained = trained_in(model, arm)
     return model, _emptied(model, trained)
 

@@ -69,4 +69,11 @@ def load_base(session: Session) -> nn.Module:
     """The experiment's model with its weights, untouched."""
     spec = session.plan.experiment.model
     device = str(session.engine.device)
-    return load_model(session.plan.model, spec.revision, spec.dtype, device, spec.trust_remote_code)
+    return load_model(
+        session.plan.model,
+        spec.revision,
+        spec.dtype,
+        device,
+        spec.trust_remote_code,
+        session.plan.quantization,
+    )

@@ -10,6 +10,7 @@ from typing import Any
 from narrowtune.errors import InputError
 from narrowtune.experiment import ArmSpec, Experiment, dump_experiment, parse_experiment
 from narrowtune.models.loading import choose_dtype
+from narrowtune.models.quantization import weight_bytes
 from narrowtune.models.skeleton import BUNDLED
 from narrowtune.record import (
     SEARCH_NAME,
@@ -135,9 +136,10 @@ def _too_large(plan: Plan, memory: int | None, device: str) -> dict[str, str]:
     if memory is None:
         return {}
     left_out = {}
-    halved = choose_dtype(plan.experiment.model.dtype, device).itemsize < 4
+    dtype = choose_dtype(plan.experiment.model.dtype, device)
+    halved = dtype.itemsize < 4
     for arm in plan.arms:
-        weights = arm.selection.total_numel * (2 if halved else 4)
+        weights = weight_bytes(arm.selection.total_numel, dtype, plan.quantization)
         taught = arm.trained_numel * (_FP32_ADAMW + (_MASTER if halved else 0))
         if weights + taught > memory:
             left_out[arm.name] = (

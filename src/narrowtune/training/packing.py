@@ -25,6 +25,7 @@ from narrowtune.models.packed import (
     packing_problem,
 )
 from narrowtune.models.prompt_cache import stored_tensors_kept
+from narrowtune.models.quantized_linear import compute_dtype
 from narrowtune.training.loop import answer_logits
 
 # How far a sample's loss, in nats per token, may be off on trial; in half precision more.
@@ -198,5 +199,5 @@ def _losses(model: nn.Module, batch: Batch) -> Tensor:
 
 def _tolerance(model: nn.Module) -> float:
     """Half the digits of the dtype, in half precision."""
-    dtype = next(weight.dtype for weight in model.parameters() if weight.is_floating_point())
+    dtype = compute_dtype(model)
     return TOLERANCE if dtype.itemsize >= 4 else float(torch.finfo(dtype).eps ** 0.5)
