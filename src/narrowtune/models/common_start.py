@@ -142,8 +142,9 @@ def _agree(model: nn.Module, prompts: Sharing, say: Say, most: float) -> bool:
     """Whether some prompts' logits are the same both ways, but for `most` of their spread."""
     whole, starts = prompts.trial()
     try:
-        said, expected = _logits(whole, say, {})
-        _, found = _logits(prefilled(model, starts), say, said)
+        with stored_tensors_kept(model):
+            said, expected = _logits(whole, say, {})
+            _, found = _logits(prefilled(model, starts), say, said)
     except Exception:  # whatever a class raises that cannot go on with several tokens at once
         return False
     return all(_alike(expected[place], found[place], most) for place in expected)
