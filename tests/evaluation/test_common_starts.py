@@ -148,18 +148,19 @@ def test_in_double_precision_nothing_is_left_of_the_difference(tiny, on_images, 
     prompts = batches(made, on_images(), 7)
     with evaluating(model):
         for places, batch in prefilled(model, prompts.starts):
-            known = dict(batch.inputs)
+            given = batch.inputs
+            known = dict(given)
             width = known["input_ids"].shape[1]
             assert known["past_key_values"].get_seq_length() == width - 1
             last = {name: known.pop(name)[..., -1:] for name in ("input_ids", "position_ids")}
             found = model(**known, **last).logits[:, -1]
             rows = [prompts.encoded[place] for place in places]
             whole = collate(rows, made.processing, padding_side="left").inputs
-            assert torch.equal(whole["input_ids"], batch.inputs["input_ids"])
+            assert torch.equal(whole["input_ids"], given["input_ids"])
             positions = model._prepare_position_ids_for_generation(whole["input_ids"], dict(whole))
             assert torch.equal(
-                positions.expand_as(batch.inputs["position_ids"])[whole_real(whole, positions)],
-                batch.inputs["position_ids"][whole_real(whole, positions)],
+                positions.expand_as(given["position_ids"])[whole_real(whole, positions)],
+                given["position_ids"][whole_real(whole, positions)],
             )
             expected = model(**whole, position_ids=positions).logits[:, -1]
             torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
@@ -272,6 +273,19 @@ def test_a_start_is_read_once_however_many_prompts_go_on_from_it(tiny, on_images
     assert answers(made, prompts) == expected
     hook.remove()
     assert sum(length for length in read if length > 30) < whole / 2
+
+
+def test_no_more_is_kept_than_a_batch_read_whole_keeps(tiny, on_images):
+    made = tiny("qwen2_5_vl")
+    prompts = batches(made, on_images("0000000000000"), 4)
+    with evaluating(made.model):
+        for places, batch in prefilled(made.model, prompts.starts):
+            cache = batch.inputs["past_key_values"]
+            longest = max(len(prompts.encoded[place]) for place in places)
+            shapes = {layer.keys.shape[::2] for layer in cache.layers}
+            assert shapes == {(len(places), longest - 1)}
+            forgotten = [layer.keys is None for layer in batch.read.cache.layers]
+            assert set(forgotten) == {batch.last}
 
 
 def test_answers_end_and_are_cut_as_alone(tiny, on_images, monkeypatch):

@@ -82,17 +82,35 @@ Say = Callable[[Any, Sequence[Correction]], list[list[int]]]
 
 
 @dataclass(frozen=True)
-class Prefilled:
-    """A batch of prompts that were read, all but their last token."""
+class GoingOn:
+    """A batch of prompts whose starts were read.
 
-    inputs: dict[str, Any]
+    Attributes:
+        read: The starts.
+        rows: What goes on from them.
+        last: Nothing else does.
+    """
 
-    def to(self, device: torch.device | str) -> Prefilled:
-        """Itself: it was read where the model is."""
+    read: ReadPrompts
+    rows: Branches
+    last: bool
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """Keyword arguments of `generate`: all but the last token of each prompt is read now.
+
+        Not before, and not kept: the keys and values of one batch are all that is in memory.
+        """
+        rows = self.rows
+        known = self.read.prefilled(rows.of, rows.ids, rows.real, last=self.last)
+        return {**rows.inputs, **known}
+
+    def to(self, device: torch.device | str) -> GoingOn:
+        """Itself: it is where the model is."""
         return self
 
 
-def prefilled(model: nn.Module, starts: Starts) -> Iterator[tuple[Sequence[int], Prefilled]]:
+def prefilled(model: nn.Module, starts: Starts) -> Iterator[tuple[Sequence[int], GoingOn]]:
     """The prompts in batches that `generate` goes on from, each with the places of its rows.
 
     Raises:
@@ -102,10 +120,8 @@ def prefilled(model: nn.Module, starts: Starts) -> Iterator[tuple[Sequence[int],
     with stored_tensors_kept(model):
         for batch, parts in starts:
             read = ReadPrompts(model, batch.to(device).inputs)
-            for places, part in parts:
-                rows = part.to(device)
-                known = read.prefilled(rows.of, rows.ids, rows.real)
-                yield places, Prefilled({**rows.inputs, **known})
+            for number, (places, part) in enumerate(parts, 1):
+                yield places, GoingOn(read, part.to(device), last=number == len(parts))
 
 
 def can_begin_once(model: nn.Module, prompts: Sharing, new_tokens: int, say: Say) -> bool:

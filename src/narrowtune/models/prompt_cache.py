@@ -71,7 +71,9 @@ class ReadPrompts:
         logits: Tensor = output.logits
         return logits.reshape(-1, logits.shape[-1])
 
-    def prefilled(self, prompts: Tensor, ids: Tensor, real: Tensor) -> dict[str, Any]:
+    def prefilled(
+        self, prompts: Tensor, ids: Tensor, real: Tensor, *, last: bool = False
+    ) -> dict[str, Any]:
         """What `generate` goes on with where longer prompts were read, all but their last token.
 
         Row by row the padding comes first then, and nothing stands between a prompt's tokens: so
@@ -81,6 +83,7 @@ class ReadPrompts:
             prompts: Which prompt each row continues: [rows].
             ids: Right-padded tokens that follow, the last one left out: [rows, tokens].
             real: Bool, [rows, tokens]; False on padding.
+            last: Nothing goes on from these prompts afterwards: they are forgotten layer by layer.
 
         Returns:
             The cache and, where the model takes them, positions, the last token's included.
@@ -88,19 +91,22 @@ class ReadPrompts:
         Raises:
             TypeError: Some layer keeps fewer tokens than there are.
         """
-        last = torch.ones_like(prompts, dtype=torch.bool)[:, None]
-        read = torch.cat([self.mask[prompts].bool(), real, last], dim=1)
+        one = torch.ones_like(prompts, dtype=torch.bool)[:, None]
+        read = torch.cat([self.mask[prompts].bool(), real, one], dim=1)
         # Padding first, all else in its order; as wide as the longest row.
         order = read.long().argsort(dim=1, stable=True)[:, -int(read.sum(dim=1).max()) :]
         branched = _branched(self.cache, prompts)
         if ids.shape[1]:
             self._pass(branched, prompts, ids, real)
-        layers = zip(self.cache.layers, branched.layers, strict=True)
-        branched.layers = [_grown(layer, one, (prompts, order[:, :-1])) for layer, one in layers]
+        for number, layer in enumerate(self.cache.layers):
+            added = branched.layers[number].added
+            branched.layers[number] = _grown(layer, added, (prompts, order[:, :-1]))
+            if last:
+                layer.keys = layer.values = None
         if self.positions is None:
             return {"past_key_values": branched}
         before = self.positions.index_select(-2, prompts)
-        after = self._following(prompts, torch.cat([real, last], dim=1))
+        after = self._following(prompts, torch.cat([real, one], dim=1))
         positions = torch.cat([before, after], dim=-1)
         positions = positions.gather(-1, order.expand(*positions.shape[:-1], -1))
         return {"past_key_values": branched, "position_ids": positions}
@@ -177,26 +183,26 @@ def _branched_layer(layer: Any, prompts: Tensor) -> Any:
 
     So one layer's are in memory at a time. Of its own it keeps what is `added`.
     """
-    branched = copy.copy(layer)
-    branched.added = None
+    added: list[Tensor] = []
 
     def update(keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        branched.added = (keys, values)
+        added.extend((keys, values))
         rows = copy.copy(layer)
         rows.batch_select_indices(prompts)
         both: tuple[Tensor, Tensor] = rows.update(keys, values, *args, **kwargs)
         return both
 
-    branched.update = update
+    branched = copy.copy(layer)
+    branched.update, branched.added = update, added
     return branched
 
 
-def _grown(layer: Any, branched: Any, where: tuple[Tensor, Tensor]) -> Any:
+def _grown(layer: Any, added: list[Tensor], where: tuple[Tensor, Tensor]) -> Any:
     """A layer that holds the prompts' keys and values and the added ones, row by row.
 
     Args:
         layer: The prompts' own.
-        branched: What rows behind them added to.
+        added: The rows' own keys and values; nothing where they added none.
         where: Which prompt each row continues, [rows], and which of both layers' tokens it has at
             each place, [rows, tokens].
     """
@@ -209,8 +215,7 @@ def _grown(layer: Any, branched: Any, where: tuple[Tensor, Tensor]) -> Any:
         if tokens >= layer.sliding_window:
             raise TypeError(f"{tokens} tokens do not fit into a window of {layer.sliding_window}")
         grown.cumulative_length = tokens
-    added = branched.added or (None, None)
-    kept = zip((layer.keys, layer.values), added, strict=True)
+    kept = zip((layer.keys, layer.values), added or (None, None), strict=True)
     grown.keys, grown.values = (_ordered(old[prompts], new, order) for old, new in kept)
     return grown
 
