@@ -62,12 +62,12 @@ def prompts_of(asked: Asked, processing: Processing, folder: Path) -> Batches:
     """The task's prompts, in batches."""
     rows = draw_rows(asked.scene, processing, folder)
     token = processing.image_token_id
-    prompts = [_asked(beginning(row, row.prompt_length), asked.lead, token) for row in rows]
+    prompts = [_behind(beginning(row, row.prompt_length), asked.lead, token) for row in rows]
     return Batches(prompts, processing, BATCH, "left")
 
 
-def _asked(prompt: Encoded, lead: int, image_token: int | None) -> Encoded:
-    """The prompt behind common tokens, a mark behind its image as every template writes one."""
+def _behind(prompt: Encoded, lead: int, image_token: int | None) -> Encoded:
+    """The prompt behind common tokens, with a mark behind its image as Qwen's template has one."""
     ids = list(prompt.input_ids)
     if image_token in ids:
         ids.insert(len(ids) - ids[::-1].index(image_token), MARK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from narrowtune.models.common_start import prefilled
 from narrowtune.models.correcting import AnswerSpace, TokenOffsets
 from narrowtune.models.features import encoder_of
 from narrowtune.models.generation import evaluating, generate_answers, watched_answers
+from narrowtune.models.loading import load_model
 from narrowtune.models.processing import load_processing
 from narrowtune.models.prompt_cache import ReadPrompts
 
@@ -32,6 +34,7 @@ from tiny_families import tiny_model
 IMAGES = ["qwen2_5_vl", "qwen2_vl", "llava", "llava_next", "llava_onevision"]
 WORDS = ("How many?", "What is shown here? A red circle and 3 blue squares.", "Yes", "42 is")
 NEW = 5
+TASKS = ("counting", "reading", "existence")
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +143,24 @@ def test_questions_on_one_image_are_answered_as_alone(tiny, on_images, name):
     assert_shared(tiny(name), on_images(), sizes=(3, 64))
 
 
+@pytest.mark.parametrize("name", ["pico-qwen", "pico-llava"])
+def test_trained_models_answer_as_before(name, drawn, monkeypatch):
+    monkeypatch.setattr(sharing, "MOST_READ", 1.0)
+    made = Tiny(load_model(name, device="cpu", dtype="float32"), load_processing(name))
+    rows = {task: read_examples(drawn / task / "test.jsonl") for task in TASKS}
+    images = [row.images[0] for row in rows["counting"][:4]]
+    turns = [rows[task][0].prompt[-1].parts for task in TASKS]
+    words = [[part for part in turn if isinstance(part, TextPart)] for turn in turns]
+    both = [(ImagePart(image), *word) for image in images for word in words]
+    asked = [example(number, parts) for number, parts in enumerate(both)]
+    prompts = batches(made, asked, 6)
+    found, expected = logits_of(made, prompts, 8), logits_of(made, apart(prompts), 8)
+    assert list(prompts.starts.tried.values()) == [True]
+    assert [one for one, _ in found] == [one for one, _ in expected]
+    for (_, one), (_, other) in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_next"])
 def test_in_double_precision_nothing_is_left_of_the_difference(tiny, on_images, name):
     made = tiny(name)
@@ -230,6 +251,22 @@ def test_a_misplaced_continuation_is_found_out(tiny, on_images, monkeypatch):
         answers(half, prompts)
         half.model.to(dtype)
         assert list(prompts.starts.tried.values()) == [False]
+
+
+@pytest.mark.parametrize(("name", "shares"), [("llava", True), ("qwen2_5_vl", False)])
+def test_behind_an_image_positions_on_one_axis_alone_go_on_by_one(tiny, on_images, name, shares):
+    made = tiny(name)
+    token = made.processing.image_token_id
+    prompts = []
+    for number, prompt in enumerate(encode_prompts(on_images("012012012012"), made.processing)):
+        ids = list(prompt.input_ids)
+        if token in ids:  # another word behind the image, in place of its closing mark
+            ids[len(ids) - ids[::-1].index(token)] = 40 + number
+        prompts.append(replace(prompt, input_ids=tuple(ids)))
+    if shares:
+        assert_shared(made, prompts, sizes=(5,))
+    else:
+        assert_whole(made, prompts)
 
 
 def test_half_precision_shares_too(tiny, on_images):
@@ -359,7 +396,7 @@ def test_starts_hold_the_image_and_all_equal_words(tiny, on_images):
         begun = {prompts[place].input_ids[: start.tokens] for place in start.places}
         assert len(begun) == 1
         for place in start.places:
-            assert token not in prompts[place].input_ids[start.tokens - 1 :]
+            assert token not in prompts[place].input_ids[start.tokens :]
             assert len(prompts[place]) > start.tokens
         if len(start.places) == 1:
             assert start.tokens == len(prompts[start.places[0]]) - 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
+from itertools import count
 from typing import Literal
 
 from narrowtune.data.batching import Batch, collate, feed_for
@@ -66,10 +68,12 @@ class Batches:
     def trial(self) -> tuple[Batches, Starts]:
         """A few of the prompts, whole and by their starts."""
         assert self.starts is not None, "no start is worth reading once"
-        few = [self.encoded[place] for place in self.starts.trial]
+        tried = self.starts.tried_on(self.processing.image_token_id)
+        few = [self.encoded[place] for start in tried for place in start.places]
+        number = count()
+        own = [replace(start, places=tuple(next(number) for _ in start.places)) for start in tried]
         batches = Batches(few, self.processing, self.batch_size, self.padding_side)
-        found = common_starts(batches.encoded, self.processing.image_token_id)
-        return batches, batches._behind(found)
+        return batches, batches._behind(own)
 
     def _behind(self, starts: Sequence[Start]) -> Starts:
         begun = [beginning(self.encoded[start.places[0]], start.tokens) for start in starts]

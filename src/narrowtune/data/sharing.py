@@ -205,9 +205,8 @@ class Start:
 def common_starts(prompts: Sequence[Encoded], image_token: int | None) -> list[Start]:
     """Each prompt's start, those that are worth reading once among them.
 
-    All images of a prompt lie in its start, and a word behind them: only behind one do positions
-    go on by one on every axis. What shares too little with others has a start of its own, all of it
-    but its last token.
+    All images of a prompt lie in its start. What shares too little with others has a start of its
+    own, all of it but its last token.
 
     Returns:
         Nothing where some prompt has no such start.
@@ -244,8 +243,8 @@ def _spared(start: Start) -> int:
 
 
 def _all_before(image_token: int | None, ids: Sequence[int], tokens: int) -> bool:
-    """Whether so many first tokens end with a word, and hold all images."""
-    return tokens > 0 and (image_token is None or image_token not in ids[tokens - 1 :])
+    """Whether so many first tokens hold all images."""
+    return tokens > 0 and (image_token is None or image_token not in ids[tokens:])
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:

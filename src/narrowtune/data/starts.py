@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -77,24 +76,24 @@ class Starts:
         """Tokens of the longest prompt."""
         return max(map(len, self.prompts))
 
-    @cached_property
-    def trial(self) -> tuple[int, ...]:
-        """Few prompts that show what all would: the longest, a shorter one of its start, another.
+    def tried_on(self, image_token: int | None) -> list[Start]:
+        """Few prompts that show what all would: the longest, the shortest of its start, another.
 
-        So a start is padded, what follows is padded, and a start branches.
+        So a start is padded, what follows is padded, and a start branches. It ends with an image if
+        some start does: behind one, positions on several axes don't just go on by one.
         """
-        length = [len(prompt) for prompt in self.prompts]
-        shared = [start for start in self.starts if len(start.places) > 1]
-        first = max(shared, key=lambda start: max(length[place] for place in start.places))
-        pair = (
-            max(first.places, key=length.__getitem__),
-            min(first.places, key=length.__getitem__),
-        )
-        if pair[0] == pair[1]:
-            pair = first.places[0], first.places[1]
+
+        def shows(start: Start) -> tuple[bool, bool, int]:
+            ids = self.prompts[start.places[0]].input_ids
+            longest = max(len(self.prompts[place]) for place in start.places)
+            return len(start.places) > 1, ids[start.tokens - 1] == image_token, longest
+
+        first = max(self.starts, key=shows)
+        by_length = sorted(first.places, key=lambda place: len(self.prompts[place]))
         others = [start for start in self.starts if start is not first]
-        third = [min(others, key=lambda start: start.tokens).places[0]] if others else []
-        return (*pair, *third)
+        third = sorted(others, key=lambda start: start.tokens)[:1]
+        pair = replace(first, places=(by_length[-1], by_length[0]))
+        return [pair, *(replace(start, places=start.places[:1]) for start in third)]
 
     def _branches(self, rows: Sequence[tuple[int, int]]) -> Branches:
         whole = [torch.tensor(self.prompts[place].input_ids) for _, place in rows]
