@@ -148,12 +148,12 @@ def _print(prompts: Batches, timings: dict[str, Timing], peaks: dict[str, int]) 
         )
 
 
-def main(arguments: Sequence[str] = ()) -> None:
+def main() -> None:
     """Print CPU seconds per batch of each way, taken in turns, and peaks above the model."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = QWEN.write(Path(made) / "model")
         model, processing = drawn_model(folder), processing_of(folder)
@@ -168,6 +168,4 @@ def main(arguments: Sequence[str] = ()) -> None:
 
 
 if __name__ == "__main__":
-    import sys
-
-    main(sys.argv[1:])
+    main()
