@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -95,10 +96,14 @@ class Starts:
         pair = replace(first, places=(by_length[-1], by_length[0]))
         return [pair, *(replace(start, places=start.places[:1]) for start in third)]
 
+    @cached_property
+    def _begun(self) -> dict[int, int]:
+        """Tokens of each prompt's start."""
+        return {place: start.tokens for start in self.starts for place in start.places}
+
     def _branches(self, rows: Sequence[tuple[int, int]]) -> Branches:
         whole = [torch.tensor(self.prompts[place].input_ids) for _, place in rows]
-        begun = {place: start.tokens for start in self.starts for place in start.places}
-        tails = [ids[begun[place] : -1] for ids, (_, place) in zip(whole, rows, strict=True)]
+        tails = [ids[self._begun[place] : -1] for ids, (_, place) in zip(whole, rows, strict=True)]
         ids, mask = self._padded(whole, "left")
         own, real = self._padded(tails, "right")
         of = torch.tensor([row for row, _ in rows])

@@ -184,9 +184,10 @@ def _logits(
             seen.append(logits)
             if not told:
                 return logits
-            step = ids.shape[1]
-            next_ones = torch.tensor([told[place][step] for place in places], device=ids.device)
-            return torch.zeros_like(logits).scatter(1, next_ones[:, None], 1.0)
+            step = ids.shape[1]  # a row that had ended in another batch is filled up anyway
+            forced = [told[place][min(step, len(told[place]) - 1)] for place in places]
+            forced_ids = torch.tensor(forced, device=ids.device)
+            return torch.zeros_like(logits).scatter(1, forced_ids[:, None], 1.0)
 
         said |= zip(places, say(batch, (watch,)), strict=True)
         found |= zip(places, torch.stack(seen, dim=1), strict=True)

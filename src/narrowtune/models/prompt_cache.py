@@ -89,7 +89,7 @@ class ReadPrompts:
             The cache and, where the model takes them, positions, the last token's included.
 
         Raises:
-            TypeError: Some layer keeps fewer tokens than there are.
+            TypeError: Some layer keeps other tokens than there are.
         """
         one = torch.ones_like(prompts, dtype=torch.bool)[:, None]
         read = torch.cat([self.mask[prompts].bool(), real, one], dim=1)
@@ -223,6 +223,8 @@ def _grown(layer: Any, added: list[Tensor], where: tuple[Tensor, Tensor]) -> Any
 def _ordered(old: Tensor, new: Tensor | None, order: Tensor) -> Tensor:
     """Tokens of both, in this order: [rows, heads, tokens, size]."""
     both = old if new is None else torch.cat([old, new], dim=-2)
+    if both.shape[2] <= int(order.max()):  # on a GPU no index may be out of range
+        raise TypeError(f"a layer keeps {both.shape[2]} tokens, and there are more")
     place = order[:, None, :, None].expand(-1, both.shape[1], -1, both.shape[3])
     return both.gather(2, place)
 
