@@ -62,13 +62,8 @@ class ReadPrompts:
         Returns:
             Float, [number of True in `predicts`, vocabulary].
         """
-        mask = torch.cat([self.mask[prompts], real.to(self.mask.dtype)], dim=1)
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        if self.positions is not None:
-            inputs["position_ids"] = self._following(prompts, real)
         branched = _branched(self.cache, prompts)
-        output = output_at(self.model, inputs, predicts, use_cache=True, past_key_values=branched)
-        logits: Tensor = output.logits
+        logits: Tensor = self._read(branched, (prompts, ids, real), predicts).logits
         return logits.reshape(-1, logits.shape[-1])
 
     def prefilled(
@@ -97,7 +92,7 @@ class ReadPrompts:
         order = read.long().argsort(dim=1, stable=True)[:, -int(read.sum(dim=1).max()) :]
         branched = _branched(self.cache, prompts)
         if ids.shape[1]:
-            self._pass(branched, prompts, ids, real)
+            self._read(branched, (prompts, ids, real), torch.zeros_like(real))
         for number, layer in enumerate(self.cache.layers):
             added = branched.layers[number].added
             branched.layers[number] = _grown(layer, added, (prompts, order[:, :-1]))
@@ -111,13 +106,16 @@ class ReadPrompts:
         positions = positions.gather(-1, order.expand(*positions.shape[:-1], -1))
         return {"past_key_values": branched, "position_ids": positions}
 
-    def _pass(self, branched: Cache, prompts: Tensor, ids: Tensor, real: Tensor) -> None:
+    def _read(
+        self, branched: Cache, following: tuple[Tensor, Tensor, Tensor], predicts: Tensor
+    ) -> Any:
+        """The model's output for what follows, with logits where `predicts` is True."""
+        prompts, ids, real = following
         mask = torch.cat([self.mask[prompts], real.to(self.mask.dtype)], dim=1)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self.positions is not None:
             inputs["position_ids"] = self._following(prompts, real)
-        nowhere = torch.zeros_like(real)
-        output_at(self.model, inputs, nowhere, use_cache=True, past_key_values=branched)
+        return output_at(self.model, inputs, predicts, use_cache=True, past_key_values=branched)
 
     def _following(self, prompts: Tensor, real: Tensor) -> Tensor:
         """Positions of what follows: one more each, on every axis, 0 on padding.
