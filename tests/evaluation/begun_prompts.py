@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
 from PIL import Image
 from tiny_processors import TEXT
@@ -15,8 +12,6 @@ from narrowtune.data.batches import Batches
 from narrowtune.data.encoding import Encoded, encode_prompts
 from narrowtune.data.example import Example, ImagePart, Message, TextPart
 from narrowtune.models.generation import generate_answers, watched_answers
-
-sys.path.append(str(Path(__file__).parents[1] / "anatomy"))
 
 WORDS = ("How many?", "What is shown here? A red circle and 3 blue squares.", "Yes", "42 is")
 NEW = 5
