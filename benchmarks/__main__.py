@@ -2,6 +2,7 @@
 
 from benchmarks import (
     choices,
+    generation,
     looks,
     memory_knobs,
     packing,
@@ -15,6 +16,7 @@ from benchmarks import (
 supervised_head.main()
 slices.main()
 choices.main()
+generation.main()
 looks.main()
 packing.main()
 memory_knobs.main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -78,6 +79,14 @@ IncludeOption = Annotated[
     Path | None, typer.Option(help="Folder with harness task files of your own.")
 ]
 AlphaOption = Annotated[float, typer.Option("--alpha", help="Share of the (last) delta.")]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--feature-cache",
+        help="Folder that keeps what the image encoder gave, for the next time these tasks are "
+        "scored in batches of this size. Changes no result.",
+    ),
+]
 OutOption = Annotated[
     Path | None,
     typer.Option("--out", help="New folder for scores.json and per-sample predictions."),
@@ -102,6 +111,10 @@ def eval_command(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; by default chosen.")] = None,
     delta: DeltaOption = None,
     alpha: AlphaOption = 1.0,
+    feature_cache: CacheOption = None,
+    feature_cache_gib: Annotated[
+        float, typer.Option(min=0, help="The most GiB of it in memory, and in the folder.")
+    ] = 1.0,
     out: OutOption = None,
     trust_remote_code: Trust = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
@@ -133,10 +146,11 @@ def eval_command(
         quantization=quantization.value,
     )
     about = {"model": model} | _about_delta(delta, alpha) | about_quantization(weights)
-    for given, ready, result in _score(weights, asked, prepared):
-        rows.append(_row(given, ready.metric_name, result))
-        if out is not None:
-            _write(out, given.name, about | {"scores": rows}, result)
+    with _keeping(feature_cache, feature_cache_gib, prepared, weights):
+        for given, ready, result in _score(weights, asked, prepared):
+            rows.append(_row(given, ready.metric_name, result))
+            if out is not None:
+                _write(out, given.name, about | {"scores": rows}, result)
     if json:
         typer.echo(json_module.dumps(about | {"scores": rows}, indent=1))
     else:
@@ -197,6 +211,19 @@ def _prepare(
             prepared.append(read_checked(task.file, ready, unique_ids=True, **reading))
     problems.check()
     return prepared
+
+
+@contextmanager
+def _keeping(folder: Path | None, gib: float, tasks: list[Task], model: Any) -> Iterator[None]:
+    """Image features kept in a folder, if one is given."""
+    if folder is None:
+        yield
+        return
+    from narrowtune.runner.features import KeptFeatures
+
+    kept = KeptFeatures.at(str(folder), gib, lambda told: typer.echo(told, err=True))
+    with kept.scoring(tasks, model, next(model.parameters()).device):
+        yield
 
 
 def _score(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import count
 from typing import Literal
 
 from narrowtune.data.batching import Batch, collate, feed_for
 from narrowtune.data.encoding import Encoded
 from narrowtune.data.model_side import ModelSide
+from narrowtune.data.sharing import Start, common_starts, pays
+from narrowtune.data.starts import FEWEST, Starts, beginning
 
 # An experiment scores the same task on every arm after every stage; decoding its images each
 # time takes longer than a small model's answers. Beyond this, batches are made afresh.
@@ -51,6 +56,30 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[list[int], Batch]]:
         for number, places in enumerate(self.places):
             yield places, self._batch(number, [self.encoded[place] for place in places])
+
+    @cached_property
+    def starts(self) -> Starts | None:
+        """The same prompts by their common starts, where reading those once pays."""
+        if self.padding_side != "left" or len(self.encoded) < FEWEST:
+            return None
+        found = common_starts(self.encoded, self.processing.image_token_id)
+        return self._behind(found) if pays(found, self.encoded) else None
+
+    def trial(self) -> tuple[Batches, Starts]:
+        """A few of the prompts, whole and by their starts."""
+        assert self.starts is not None, "no start is worth reading once"
+        tried = self.starts.tried_on(self.processing.image_token_id)
+        few = [self.encoded[place] for start in tried for place in start.places]
+        number = count()
+        own = [replace(start, places=tuple(next(number) for _ in start.places)) for start in tried]
+        batches = Batches(few, self.processing, self.batch_size, self.padding_side)
+        return batches, batches._behind(own)
+
+    def _behind(self, starts: Sequence[Start]) -> Starts:
+        begun = [beginning(self.encoded[start.places[0]], start.tokens) for start in starts]
+        rows = [len(start.places) for start in starts]
+        read = Batches(begun, self.processing, self.batch_size, "left", rows)
+        return Starts(self.encoded, starts, read, self.batch_size, self.processing.pad_token_id)
 
     def _grouped(self, rows: Sequence[int]) -> Iterator[list[int]]:
         group: list[int] = []

@@ -18,6 +18,11 @@ from narrowtune.data.encoding import Encoded
 from narrowtune.data.images import file_digest
 from narrowtune.errors import InputError
 
+# Tokens from which on a common start is worth reading apart from what follows it, and the part of
+# its prompts' tokens that a task may at most have to read then (`benchmarks/generation.py`).
+LEAST_START = 64
+MOST_READ = 2 / 3
+
 # Where each token attends to so many others attention costs as much as all else in the layers.
 # Forward and backward on a CPU: 3,800 at hidden size 128, 6,700 at 512; more for wider models.
 EQUAL_COST = 4096
@@ -184,6 +189,69 @@ def groups(samples: Sequence[Encoded], image_token: int | None) -> list[int]:
     return [numbers[id(sample)] if sample.example.images else next(alone) for sample in samples]
 
 
+@dataclass(frozen=True)
+class Start:
+    """What some prompts begin with.
+
+    Attributes:
+        places: The prompts, by their places in a list.
+        tokens: How many tokens they have in common. Each prompt has one more at least.
+    """
+
+    places: tuple[int, ...]
+    tokens: int
+
+
+def common_starts(prompts: Sequence[Encoded], image_token: int | None) -> list[Start]:
+    """Each prompt's start, those that are worth reading once among them.
+
+    All images of a prompt lie in its start. What shares too little with others has a start of its
+    own, all of it but its last token.
+
+    Returns:
+        Nothing where some prompt has no such start.
+    """
+    shown, ids = _shown(prompts), [prompt.input_ids for prompt in prompts]
+    found: list[Start] = []
+    for number in sorted(range(len(prompts)), key=lambda number: (shown[number], ids[number])):
+        alone = Start((number,), len(ids[number]) - 1)
+        if not _all_before(image_token, ids[number], alone.tokens):
+            return []
+        before = found[-1] if found else None
+        if before is None or shown[before.places[-1]] != shown[number]:
+            found.append(alone)
+            continue
+        common = _common(ids[before.places[-1]], ids[number])
+        both = Start((*before.places, number), min(before.tokens, common, alone.tokens))
+        fits = both.tokens >= LEAST_START and _all_before(image_token, ids[number], both.tokens)
+        # Prompts alike in their first words only must not undo what longer starts save.
+        if fits and (shown[number] or _spared(both) >= _spared(before)):
+            found[-1] = both
+        else:
+            found.append(alone)
+    return found
+
+
+def pays(starts: Sequence[Start], prompts: Sequence[Encoded]) -> bool:
+    """Whether reading these starts once leaves far fewer tokens to read."""
+    whole = sum(map(len, prompts))
+    return bool(starts) and whole - sum(map(_spared, starts)) <= MOST_READ * whole
+
+
+def _spared(start: Start) -> int:
+    return (len(start.places) - 1) * start.tokens
+
+
+def _all_before(image_token: int | None, ids: Sequence[int], tokens: int) -> bool:
+    """Whether so many first tokens hold all images."""
+    return tokens > 0 and (image_token is None or image_token not in ids[tokens:])
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 def _check(samples: Sequence[Encoded], limits: Limits) -> None:
     problems = [
         f"{sample.example.source}: {len(sample)} tokens are more than the {limits.longest} that"
@@ -202,8 +270,7 @@ def _check(samples: Sequence[Encoded], limits: Limits) -> None:
 
 def _shared(one: Encoded, other: Encoded, image_token: int | None) -> int:
     """Tokens that two samples of the same images may share; 0 if not all images are in them."""
-    pairs = zip(one.input_ids, other.input_ids, strict=False)
-    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    common = _common(one.input_ids, other.input_ids)
     shared = max(min(common, _untaught(one), _untaught(other)), 0)
     after = other.input_ids[shared:]
     return 0 if image_token is not None and image_token in after else shared

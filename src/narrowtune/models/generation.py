@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessorList
 
 from narrowtune.errors import InputError
+from narrowtune.models.common_start import (
+    TRIED_TOKENS,
+    Prompts,
+    Say,
+    Sharing,
+    Starts,
+    can_begin_once,
+    prefilled,
+)
 from narrowtune.models.correcting import Correction
-
-
-class Prompts(Protocol):
-    """A left-padded batch of prompts."""
-
-    @property
-    def inputs(self) -> Mapping[str, Tensor]:
-        """Keyword arguments of the model's forward."""
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same batch on another device."""
 
 
 class Speech(Protocol):
@@ -61,14 +59,15 @@ def generate_answers(
     Args:
         model: A transformers model that can generate; left in the modes it came in.
         processing: Its end tokens, padding token and decoding.
-        prompts: Left-padded batches, each with the places of its rows.
+        prompts: Left-padded batches, each with the places of its rows. Of prompts that tell their
+            common `starts` those are read once, where the model can go on from them.
         max_new_tokens: The longest answer.
         correction: What is done to the logits before a token is chosen.
     """
     steps = (correction,) if correction is not None else ()
     answers: dict[int, Answer] = {}
     with _greedy(model, processing, max_new_tokens) as say:
-        for places, batch in prompts:
+        for places, batch in _read(model, processing, prompts, max_new_tokens):
             for place, ids in zip(places, say(batch, steps), strict=True):
                 answers[place] = _answer(ids, processing)
     return [answers[place] for place in range(len(answers))]
@@ -96,7 +95,7 @@ def watched_answers(
     """
     found: dict[int, tuple[Answer, Tensor]] = {}
     with _greedy(model, processing, max_new_tokens) as say:
-        for places, batch in prompts:
+        for places, batch in _read(model, processing, prompts, max_new_tokens):
             seen: list[Tensor] = []
 
             def watch(_ids: Tensor, logits: Tensor, seen: list[Tensor] = seen) -> Tensor:
@@ -111,7 +110,21 @@ def watched_answers(
     return [found[place] for place in range(len(found))]
 
 
-Say = Callable[[Prompts, Sequence[Correction]], list[list[int]]]
+def _read(
+    model: nn.Module,
+    processing: Speech,
+    prompts: Iterable[tuple[Sequence[int], Prompts]],
+    max_new_tokens: int,
+) -> Iterable[tuple[Sequence[int], Any]]:
+    """The batches as they are, or gone on from their common starts; in evaluation mode."""
+    inner: nn.Module = getattr(model, "module", model)
+    starts: Starts | None = getattr(prompts, "starts", None)
+    if starts is None:
+        return prompts
+    tried = min(TRIED_TOKENS, max_new_tokens)
+    with _greedy(model, processing, tried) as say:
+        once = can_begin_once(inner, cast(Sharing, prompts), max_new_tokens, say)
+    return prefilled(inner, starts) if once else prompts
 
 
 @contextmanager
@@ -121,7 +134,7 @@ def _greedy(model: nn.Module, processing: Speech, max_new_tokens: int) -> Iterat
     device = next(inner.parameters()).device
     with evaluating(inner), _plain_greedy(inner, processing, max_new_tokens) as settings:
 
-        def say(batch: Prompts, steps: Sequence[Correction]) -> list[list[int]]:
+        def say(batch: Any, steps: Sequence[Correction]) -> list[list[int]]:
             inputs = batch.to(device).inputs
             start = inputs["input_ids"].shape[1]
             output = inner.generate(

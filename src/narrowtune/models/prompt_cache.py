@@ -62,14 +62,60 @@ class ReadPrompts:
         Returns:
             Float, [number of True in `predicts`, vocabulary].
         """
+        branched = _branched(self.cache, prompts)
+        logits: Tensor = self._read(branched, (prompts, ids, real), predicts).logits
+        return logits.reshape(-1, logits.shape[-1])
+
+    def prefilled(
+        self, prompts: Tensor, ids: Tensor, real: Tensor, *, last: bool = False
+    ) -> dict[str, Any]:
+        """What `generate` goes on with where longer prompts were read, all but their last token.
+
+        Row by row the padding comes first then, and nothing stands between a prompt's tokens: so
+        all that counts places finds what it would find behind prompts that were read whole.
+
+        Args:
+            prompts: Which prompt each row continues: [rows].
+            ids: Right-padded tokens that follow, the last one left out: [rows, tokens].
+            real: Bool, [rows, tokens]; False on padding.
+            last: Nothing goes on from these prompts afterwards: they are forgotten layer by layer.
+
+        Returns:
+            The cache and, where the model takes them, positions, the last token's included.
+
+        Raises:
+            TypeError: Some layer keeps other tokens than there are.
+        """
+        one = torch.ones_like(prompts, dtype=torch.bool)[:, None]
+        read = torch.cat([self.mask[prompts].bool(), real, one], dim=1)
+        # Padding first, all else in its order; as wide as the longest row.
+        order = read.long().argsort(dim=1, stable=True)[:, -int(read.sum(dim=1).max()) :]
+        branched = _branched(self.cache, prompts)
+        if ids.shape[1]:
+            self._read(branched, (prompts, ids, real), torch.zeros_like(real))
+        for number, layer in enumerate(self.cache.layers):
+            added = branched.layers[number].added
+            branched.layers[number] = _grown(layer, added, (prompts, order[:, :-1]))
+            if last:
+                layer.keys = layer.values = None
+        if self.positions is None:
+            return {"past_key_values": branched}
+        before = self.positions.index_select(-2, prompts)
+        after = self._following(prompts, torch.cat([real, one], dim=1))
+        positions = torch.cat([before, after], dim=-1)
+        positions = positions.gather(-1, order.expand(*positions.shape[:-1], -1))
+        return {"past_key_values": branched, "position_ids": positions}
+
+    def _read(
+        self, branched: Cache, following: tuple[Tensor, Tensor, Tensor], predicts: Tensor
+    ) -> Any:
+        """The model's output for what follows, with logits where `predicts` is True."""
+        prompts, ids, real = following
         mask = torch.cat([self.mask[prompts], real.to(self.mask.dtype)], dim=1)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self.positions is not None:
             inputs["position_ids"] = self._following(prompts, real)
-        branched = _branched(self.cache, prompts)
-        output = output_at(self.model, inputs, predicts, use_cache=True, past_key_values=branched)
-        logits: Tensor = output.logits
-        return logits.reshape(-1, logits.shape[-1])
+        return output_at(self.model, inputs, predicts, use_cache=True, past_key_values=branched)
 
     def _following(self, prompts: Tensor, real: Tensor) -> Tensor:
         """Positions of what follows: one more each, on every axis, 0 on padding.
@@ -78,8 +124,7 @@ class ReadPrompts:
         """
         assert self.positions is not None
         last = self.positions.index_select(-2, prompts)[..., -1:]  # [..., rows, 1]
-        steps = torch.arange(1, real.shape[1] + 1, device=last.device)
-        return (last + steps).masked_fill(~real, 0)
+        return (last + real.cumsum(dim=1)).masked_fill(~real, 0)
 
 
 @contextmanager
@@ -134,18 +179,52 @@ def _branched(cache: Cache, prompts: Tensor) -> Cache:
 def _branched_layer(layer: Any, prompts: Tensor) -> Any:
     """A layer that lays its keys and values out for all rows only while it attends.
 
-    So one layer's are in memory at a time.
+    So one layer's are in memory at a time. Of its own it keeps what is `added`.
     """
+    added: list[Tensor] = []
 
     def update(keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        added.extend((keys, values))
         rows = copy.copy(layer)
         rows.batch_select_indices(prompts)
         both: tuple[Tensor, Tensor] = rows.update(keys, values, *args, **kwargs)
         return both
 
     branched = copy.copy(layer)
-    branched.update = update
+    branched.update, branched.added = update, added
     return branched
+
+
+def _grown(layer: Any, added: list[Tensor], where: tuple[Tensor, Tensor]) -> Any:
+    """A layer that holds the prompts' keys and values and the added ones, row by row.
+
+    Args:
+        layer: The prompts' own.
+        added: The rows' own keys and values; nothing where they added none.
+        where: Which prompt each row continues, [rows], and which of both layers' tokens it has at
+            each place, [rows, tokens].
+    """
+    if type(layer) is DummyLayer:
+        return layer
+    prompts, order = where
+    grown = copy.copy(layer)
+    tokens = order.shape[1]
+    if isinstance(layer, DynamicSlidingWindowLayer):
+        if tokens >= layer.sliding_window:
+            raise TypeError(f"{tokens} tokens do not fit into a window of {layer.sliding_window}")
+        grown.cumulative_length = tokens
+    kept = zip((layer.keys, layer.values), added or (None, None), strict=True)
+    grown.keys, grown.values = (_ordered(old[prompts], new, order) for old, new in kept)
+    return grown
+
+
+def _ordered(old: Tensor, new: Tensor | None, order: Tensor) -> Tensor:
+    """Tokens of both, in this order: [rows, heads, tokens, size]."""
+    both = old if new is None else torch.cat([old, new], dim=-2)
+    if both.shape[2] <= int(order.max()):  # on a GPU no index may be out of range
+        raise TypeError(f"a layer keeps {both.shape[2]} tokens, and there are more")
+    place = order[:, None, :, None].expand(-1, both.shape[1], -1, both.shape[3])
+    return both.gather(2, place)
 
 
 def _shareable(cache: Any, tokens: int) -> Cache:

@@ -22,7 +22,7 @@ from narrowtune.data.feature_store import GIB, FeatureFolder, FeatureStore
 from narrowtune.data.images import file_digest
 from narrowtune.delta.ledger import hash_tensor
 from narrowtune.errors import InputError
-from narrowtune.evaluation import PreparedTask
+from narrowtune.evaluation import PreparedTask, Task
 from narrowtune.models.feature_parts import Unfit
 from narrowtune.models.feature_trial import try_features
 from narrowtune.models.features import Encoder, Feed, Group, Layout, encoder_of, upstream
@@ -82,23 +82,45 @@ class KeptFeatures:
         Raises:
             InputError: The experiment wants samples' images encoded alone, and the class can't.
         """
-        feed = self._feed(plan, model, device, arm)
-        if feed is None:
-            yield
-            return
-        plan.processing.feed = feed
-        try:
-            with feed.feeding():
-                yield
-        finally:
-            plan.processing.feed = None
-
-    def _feed(
-        self, plan: Plan, model: nn.Module, device: torch.device, arm: str | None
-    ) -> Feed | None:
         asked, processing = plan.experiment.model.encode_images == "alone", plan.processing
         alone = asked or encodes_alone(plan)
         samples = _samples(plan) if self.wanted or alone else []
+        with _fed(
+            processing, self._feed(processing, samples, (model, device), (asked, alone, arm))
+        ):
+            yield
+
+    @contextmanager
+    def scoring(
+        self, tasks: Sequence[Task], model: nn.Module, device: torch.device
+    ) -> Iterator[None]:
+        """Answer for the image encoder of a model that is only asked, while the context lasts."""
+        ours = [task for task in tasks if isinstance(task, PreparedTask)]
+        samples = _shown([], ours, ours[0].processing) if ours and self.wanted else []
+        if not samples:
+            yield
+            return
+        processing = ours[0].processing
+        feed = self._feed(processing, samples, (model, device), (False, False, None))
+        with _fed(processing, feed):
+            yield
+
+    def _feed(
+        self,
+        processing: Processing,
+        samples: Sequence[Encoded],
+        where: tuple[nn.Module, torch.device],
+        how: tuple[bool, bool, str | None],
+    ) -> Feed | None:
+        """What answers for a model's encoder; None where it is asked itself.
+
+        Args:
+            processing: The model's.
+            samples: A few with images.
+            where: The model, with its device.
+            how: Whether samples' images must be encoded alone, whether they shall be, and the arm.
+        """
+        (model, device), (asked, alone, arm) = where, how
         encoder = encoder_of(model)
         if not samples:
             return None
@@ -177,6 +199,19 @@ def _image_tokens(plan: Plan) -> float:
     return sum(one == token for row in first for one in row.input_ids) / max(images, 1)
 
 
+@contextmanager
+def _fed(processing: Processing, feed: Feed | None) -> Iterator[None]:
+    if feed is None:
+        yield
+        return
+    processing.feed = feed
+    try:
+        with feed.feeding():
+            yield
+    finally:
+        processing.feed = None
+
+
 @dataclass(frozen=True)
 class Eyes:
     """How the data room knows and sees images."""
@@ -211,8 +246,14 @@ def _samples(plan: Plan) -> list[Encoded]:
         if len(found) == _TRIED:
             break
     tasks = [task.prepared for task in plan.tasks if isinstance(task.prepared, PreparedTask)]
+    return _shown(found, tasks, plan.processing)
+
+
+def _shown(
+    found: Sequence[Example], tasks: Sequence[PreparedTask], processing: Processing
+) -> list[Encoded]:
     shown = [example for task in tasks for example in task.examples if example.images]
-    return [encode_prompt(one, plan.processing) for one in (*found, *shown)[:_TRIED]]
+    return [encode_prompt(one, processing) for one in (*found, *shown)[:_TRIED]]
 
 
 def _context(
