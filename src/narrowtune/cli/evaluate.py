@@ -87,6 +87,9 @@ CacheOption = Annotated[
         "scored in batches of this size. Changes no result.",
     ),
 ]
+CacheSizeOption = Annotated[
+    float, typer.Option(min=0, help="The most GiB of it in memory, and in the folder.")
+]
 OutOption = Annotated[
     Path | None,
     typer.Option("--out", help="New folder for scores.json and per-sample predictions."),
@@ -112,9 +115,7 @@ def eval_command(
     delta: DeltaOption = None,
     alpha: AlphaOption = 1.0,
     feature_cache: CacheOption = None,
-    feature_cache_gib: Annotated[
-        float, typer.Option(min=0, help="The most GiB of it in memory, and in the folder.")
-    ] = 1.0,
+    feature_cache_gib: CacheSizeOption = 1.0,
     out: OutOption = None,
     trust_remote_code: Trust = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,

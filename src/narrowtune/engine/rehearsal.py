@@ -34,10 +34,12 @@ class Rehearsal:
 
     Attributes:
         wide: A tensor of floats whose last dimension is this counts as `logits`: the vocabulary.
+        recomputes: Whether layers are run once more in the backward pass.
         work: Floating-point operations and bytes read and written, of each operation in turn.
     """
 
     wide: int = 0
+    recomputes: bool = False
     work: list[tuple[int, int]] = field(default_factory=list)
     _sizes: list[int] = field(default_factory=list)
     _kinds: list[str] = field(default_factory=list)

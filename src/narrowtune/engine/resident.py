@@ -16,9 +16,10 @@ from narrowtune.engine.rehearsal import Rehearsal
 # glibc takes blocks of up to 32 MiB from its heap (M_MMAP_THRESHOLD of man 3 mallopt, which grows
 # up to that). What is free between others stays resident, so the heap keeps its largest size.
 _FROM_HEAP = 32 * 2**20
-# Of the heap, in blocks asked for; and code and workspaces of a first step. Fitted to real stages
-# on Linux with glibc 2.36 (docs/performance.md).
-_HEAP = 1.35
+# Of the heap, in blocks asked for, and more where layers are run again: their blocks come and go
+# between those that stay. And code and workspaces of a first step. Fitted to real stages on Linux
+# with glibc 2.36 (docs/performance.md).
+_HEAP, _HEAP_RECOMPUTING = 1.6, 2.0
 _FIRST_STEP = 40 * 2**20
 
 _CUDA_BLOCK = 512  # bytes that PyTorch's caching allocator rounds up to
@@ -48,9 +49,15 @@ def peak_on_cpu(memories: Sequence[Rehearsal], process: int) -> int:
         memories: What is computed, in this order.
         process: Resident bytes before.
     """
-    heap = max(_most(memory, lambda size: size <= _FROM_HEAP) for memory in memories)
+    heap = max(map(_heap, memories))
     mapped = _most(memories[-1], lambda size: size > _FROM_HEAP)
-    return process + _FIRST_STEP + round(_HEAP * heap) + mapped
+    return process + _FIRST_STEP + round(heap) + mapped
+
+
+def _heap(memory: Rehearsal) -> float:
+    """How large it makes the heap."""
+    asked = _most(memory, lambda size: size <= _FROM_HEAP)
+    return (_HEAP_RECOMPUTING if memory.recomputes else _HEAP) * asked
 
 
 def _most(memory: Rehearsal, counts: Callable[[int], bool]) -> int:

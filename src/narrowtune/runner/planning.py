@@ -83,21 +83,26 @@ def plan(
     with problems.collect("model.quantization"):
         packed = planned_quantization(whole, experiment.model.quantization)
         whole = replace(whole, quantization=packed)
-    with problems.collect("share_images"):
-        _check_sharing(whole, source)
-    for key in _OF_LAYERS:
-        with problems.collect(key):
-            _check_layers(key, whole, source)
-    for optim in sorted(_asked("optim", experiment)):
-        with problems.collect():
-            check_optimiser(optim)
-    for arm in whole.arms:
-        for stage in whole.stages:
-            with problems.collect(f"arm {arm.name} at stage {stage.name}"):
-                whole.settings(arm, stage)
-                whole.check_reach(arm, stage)
+    _check_training(whole, source, problems)
     problems.check()
     return whole
+
+
+def _check_training(plan: Plan, source: tuple[str, str | None, bool], problems: Problems) -> None:
+    """Note what the arms can't be trained with at their stages."""
+    with problems.collect("share_images"):
+        _check_sharing(plan, source)
+    for key in _OF_LAYERS:
+        with problems.collect(key):
+            _check_layers(key, plan, source)
+    for optim in sorted(_asked("optim", plan.experiment)):
+        with problems.collect():
+            check_optimiser(optim)
+    for arm in plan.arms:
+        for stage in plan.stages:
+            with problems.collect(f"arm {arm.name} at stage {stage.name}"):
+                plan.settings(arm, stage)
+                plan.check_reach(arm, stage)
 
 
 def _model(

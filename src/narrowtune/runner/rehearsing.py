@@ -70,7 +70,7 @@ def _step(
     plan: Plan, arm: ArmPlan, batch: Batch, settings: Settings, dtype: torch.dtype
 ) -> Rehearsed:
     model, trained = _hollow_arm(plan, arm, dtype)
-    memory = Rehearsal(wide=_vocabulary(model))
+    memory = Rehearsal(_vocabulary(model), recomputes=settings.activation_checkpointing)
     with memory.watch():
         methods = _methods(plan, arm, model, trained, settings)
         memory.hold_all("methods")
