@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +43,7 @@ from narrowtune.models.lora import Adapters, Rank, adaptable
 from narrowtune.models.packed import attending_by_segments
 from narrowtune.models.skeleton import BUNDLED
 from narrowtune.models.supervised import output_head
-from narrowtune.runner.features import Eyes, batch_with
+from narrowtune.runner.features import Eyes, batch_with, fed_by
 from narrowtune.runner.sparing import spared
 from narrowtune.training import Hooks, run_stage
 from narrowtune.training.loop import MicroBatch
@@ -94,26 +94,19 @@ class Ours:
     def __call__(self, model: nn.Module, lesson: Lesson, on_step: OnStep) -> None:
         """Teach the arm's parameters."""
         named = Anatomy.of(model).select([lesson.arm]).apply(model)
-        with _fed(model, lesson) if self.kept else nullcontext():
+        with fed_by(lesson.processing, _feed(model, lesson) if self.kept else None):
             _stage((model, named), lesson, on_step, self)
 
 
-@contextmanager
-def _fed(model: nn.Module, lesson: Lesson) -> Iterator[None]:
+def _feed(model: nn.Module, lesson: Lesson) -> Feed | None:
+    """What answers for the model's encoder; None where the lesson has no images."""
     few, encoder, processing = lesson.rows[:2], encoder_of(model), lesson.processing
     groups = [row.example.images for row in few]
     if encoder is None or not any(groups):
-        yield
-        return
+        return None
     eyes = Eyes(processing)
     layout = try_features(model, groups, partial(batch_with, few, processing), eyes)
-    feed = Feed(encoder, layout, eyes, FeatureStore(GIB, None), "drawn", alone=True)
-    processing.feed = feed
-    try:
-        with feed.feeding():
-            yield
-    finally:
-        processing.feed = None
+    return Feed(encoder, layout, eyes, FeatureStore(GIB, None), "drawn", alone=True)
 
 
 def narrowtune_lora(model: nn.Module, lesson: Lesson, on_step: OnStep) -> None:

@@ -85,7 +85,7 @@ class KeptFeatures:
         asked, processing = plan.experiment.model.encode_images == "alone", plan.processing
         alone = asked or encodes_alone(plan)
         samples = _samples(plan) if self.wanted or alone else []
-        with _fed(
+        with fed_by(
             processing, self._feed(processing, samples, (model, device), (asked, alone, arm))
         ):
             yield
@@ -102,7 +102,7 @@ class KeptFeatures:
             return
         processing = ours[0].processing
         feed = self._feed(processing, samples, (model, device), (False, False, None))
-        with _fed(processing, feed):
+        with fed_by(processing, feed):
             yield
 
     def _feed(
@@ -200,7 +200,13 @@ def _image_tokens(plan: Plan) -> float:
 
 
 @contextmanager
-def _fed(processing: Processing, feed: Feed | None) -> Iterator[None]:
+def fed_by(processing: Processing, feed: Feed | None) -> Iterator[None]:
+    """While the context lasts, batches hold a key where pixels would be, if there is who answers.
+
+    Args:
+        processing: Of the model, which makes the batches.
+        feed: Answers for the model's encoder; None where it is asked itself.
+    """
     if feed is None:
         yield
         return
