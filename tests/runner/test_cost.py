@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_told_ways_that_do(
     assert not any(way.fits for way in ways)
     assert min(ways, key=lambda way: way.cost.peak).words == (
         "recipe: gate-up, model.dtype: bfloat16, training.activation_checkpointing: true,"
-        " training.micro_batch_size: 1"
+        " training.offload_optimizer: true, training.micro_batch_size: 1"
     )
 
 
