@@ -3,6 +3,7 @@
 from benchmarks import (
     choices,
     generation,
+    kept_graph,
     looks,
     memory_knobs,
     packing,
@@ -17,6 +18,7 @@ supervised_head.main()
 slices.main()
 choices.main()
 generation.main()
+kept_graph.main()
 looks.main()
 packing.main()
 memory_knobs.main()

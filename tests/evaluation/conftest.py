@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parent.parent / "data"))
+from begun_prompts import questions_on
 from tiny_processors import CHATML, TEXT, make_tokenizer, write_family
 from transformers import LlamaConfig, LlamaForCausalLM
 from wide_models import Tiny, with_wide_weights
 
+from narrowtune.data import sharing
 from narrowtune.data.example import Example, ImagePart, Message, TextPart
 from narrowtune.models.processing import Processing, load_processing
 from narrowtune.models.skeleton import load_config, model_class
@@ -62,3 +65,15 @@ def _question(number: int, images: bool, choices: tuple[str, ...], folder: Path)
     answer = choices[number % len(choices)] if choices else str(number)
     messages = (Message("user", tuple(asked)), Message("assistant", (TextPart(answer),)))
     return Example(f"q{number}", messages, f"t.jsonl:{number + 1}", (answer,), choices)
+
+
+@pytest.fixture
+def short_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Common starts of a few tokens are read once too: tiny models' images have no more."""
+    monkeypatch.setattr(sharing, "LEAST_START", 8)
+
+
+@pytest.fixture
+def on_images(tmp_path: Path) -> Callable[..., list[Example]]:
+    """Makes questions on few images."""
+    return partial(questions_on, tmp_path)

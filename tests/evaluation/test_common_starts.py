@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from begun_prompts import (
     batches,
     example,
     logits_of,
-    questions_on,
     text_side,
     texts,
     windowed,
@@ -42,15 +40,7 @@ IMAGES = ["qwen2_5_vl", "qwen2_vl", "llava", "llava_next", "llava_onevision"]
 TASKS = ("counting", "reading", "existence")
 
 
-@pytest.fixture(autouse=True)
-def short_starts(monkeypatch):
-    """Tiny models' images are few tokens."""
-    monkeypatch.setattr(sharing, "LEAST_START", 8)
-
-
-@pytest.fixture
-def on_images(tmp_path):
-    return partial(questions_on, tmp_path)
+pytestmark = pytest.mark.usefixtures("short_starts")
 
 
 @pytest.mark.parametrize("name", IMAGES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ from begun_prompts import (
     example,
     longrope,
     picture,
-    questions_on,
     text_side,
     texts,
     windowed,
@@ -33,16 +31,7 @@ from narrowtune.models.prompt_cache import ReadPrompts
 sys.path.append(str(Path(__file__).parents[1] / "anatomy"))
 from tiny_families import tiny_model
 
-
-@pytest.fixture(autouse=True)
-def short_starts(monkeypatch):
-    """Tiny models' images are few tokens."""
-    monkeypatch.setattr(sharing, "LEAST_START", 8)
-
-
-@pytest.fixture
-def on_images(tmp_path):
-    return partial(questions_on, tmp_path)
+pytestmark = pytest.mark.usefixtures("short_starts")
 
 
 @pytest.mark.parametrize("family", ["mamba", "rwkv", "jamba", "qwen3_next", "window", "longrope"])

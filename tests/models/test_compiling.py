@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import llama
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AttentionInterface
 
 from narrowtune import pico
 from narrowtune.anatomy import Anatomy
@@ -18,10 +19,11 @@ from narrowtune.data.encoding import Encoded, encode
 from narrowtune.delta import read_delta
 from narrowtune.errors import InputError
 from narrowtune.experiment import parse_experiment
-from narrowtune.models.compiling import check_compiler, compiled
+from narrowtune.models.compiling import check_compiler
 from narrowtune.models.loading import load_model
 from narrowtune.models.packed import attending_by_segments
 from narrowtune.models.processing import Processing, load_processing
+from narrowtune.models.segments import SEGMENTS, attend
 from narrowtune.runner import Options, Plan, plan, run
 from narrowtune.runner.folder import delta_path
 from narrowtune.runner.sparing import spared
@@ -97,10 +99,9 @@ def test_losses_and_gradients_are_the_same(
         batches = [pad(rows[:4]), pad(rows[4:7]), pack(rows[:4]), pack(rows[7:12])]
         plain = [gradients(model, batch) for batch in batches]
         with spared(model, anatomy, ["language"], checkpointing=checkpointing, compiling=True):
-            layers = [one for one in model.modules() if one._compiled_call_impl is not None]
-            assert len(layers) == anatomy.depth("language") - 1
+            assert compiled_layers(model) == anatomy.depth("language") - 1
             assert all(close(*pair) for pair in zip(plain, map_of(model, batches), strict=True))
-        assert not [one for one in model.modules() if one._compiled_call_impl is not None]
+        assert compiled_layers(model) == 0
         again = [gradients(model, batch) for batch in batches]
     assert all(
         torch.equal(one[name], other[name])
@@ -161,14 +162,20 @@ def test_without_a_compiler_it_is_refused_before_anything_runs(
     planned(home)
 
 
-def test_nothing_is_compiled_where_nothing_is_chosen() -> None:
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-    )
-    model = LlamaForCausalLM(config)
-    with compiled([]):
-        assert not [one for one in model.modules() if one._compiled_call_impl is not None]
+def compiled_layers(model: nn.Module) -> int:
+    return sum(one._compiled_call_impl is not None for one in model.modules())
+
+
+def registered() -> object:
+    return AttentionInterface()[SEGMENTS]
+
+
+def test_all_decoder_layers_but_the_last_are_compiled_for_a_while() -> None:
+    """Nothing is compiled before a layer is called, so this takes no compiler."""
+    for layers in (1, 3):
+        model = llama(layers=layers)
+        with spared(model, Anatomy.of(model), ["language"], compiling=True):
+            assert compiled_layers(model) == layers - 1
+            assert (registered() is attend) is (layers == 1)
+        assert compiled_layers(model) == 0
+        assert registered() is attend

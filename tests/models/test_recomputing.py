@@ -8,58 +8,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_models import INNER, LAYERS, WORDS, gemma, gpt2, llama, mixtral, phi3
 from torch import Tensor, nn
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MixtralConfig,
-    MixtralForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
-)
 
 from narrowtune.anatomy import Anatomy
 from narrowtune.models import recomputing
 from narrowtune.models.activation_checkpointing import checkpointable, checkpointed
 from narrowtune.models.recomputing import recomputing_elementwise
-
-WORDS = 64
-SIZES = {
-    "vocab_size": WORDS,
-    "hidden_size": 32,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-}
-
-
-def llama(**more: object) -> nn.Module:
-    return LlamaForCausalLM(LlamaConfig(**SIZES, **more))
-
-
-def gemma() -> nn.Module:
-    """Its activation is gelu by tanh."""
-    return Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8))
-
-
-def gpt2() -> nn.Module:
-    """Its activation is written out in products; it has dropout."""
-    return GPT2LMHeadModel(GPT2Config(vocab_size=WORDS, n_embd=32, n_layer=2, n_head=4))
-
-
-def phi3() -> nn.Module:
-    """Gate and up are halves of one product."""
-    return Phi3ForCausalLM(Phi3Config(**SIZES))
-
-
-def mixtral() -> nn.Module:
-    return MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=4))
 
 
 def learned(model: nn.Module, recipe: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -86,7 +41,6 @@ def test_no_bit_changes(
 ) -> None:
     if make is gpt2 and recipe == "gate-up":
         recipe = "mlp"  # its MLP has no gate
-    torch.manual_seed(0)
     model = make()
     plain = learned(model, recipe, dtype)
     made: list[torch.Size] = []
@@ -130,9 +84,9 @@ def test_less_is_kept(recipe: str) -> None:
     model = llama()
     plain = kept_bytes(model, recipe, recomputed=False)
     spare = kept_bytes(model, recipe, recomputed=True)
-    one = 4 * 24 * SIZES["intermediate_size"] * 4  # type: ignore[operator]
-    layers, results = 2, {"gate-up": 1, "language": 2}[recipe]  # down's input is kept where trained
-    assert plain - spare >= layers * results * one
+    one = 4 * 24 * INNER * 4
+    results = {"gate-up": 1, "language": 2}[recipe]  # down's input is kept where trained
+    assert plain - spare >= LAYERS * results * one
 
 
 def test_with_checkpointed_layers_the_bits_stay() -> None:

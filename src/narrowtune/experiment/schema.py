@@ -46,6 +46,8 @@ class ModelSpec(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     quantization: Literal["none", "nf4"] = "none"
     unquantized: tuple[str, ...] = ()
+    encode_images: Literal["auto", "together", "alone"] = "auto"
+    trust_remote_code: bool = False
 
     @model_validator(mode="after")
     def _something_is_quantised(self) -> Self:
@@ -55,9 +57,6 @@ class ModelSpec(Section):
                 "none: set it, or leave 'unquantized' out"
             )
         return self
-
-    encode_images: Literal["auto", "together", "alone"] = "auto"
-    trust_remote_code: bool = False
 
 
 class TrainingOverrides(Section):

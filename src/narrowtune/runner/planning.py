@@ -80,7 +80,7 @@ def plan(
         files=tuple(reader.files.values()),
         overlaps=allowed_overlaps(experiment, reader, problems),
     )
-    with problems.collect("model.quantization"):
+    with problems.collect("model"):
         packed = planned_quantization(whole, experiment.model.quantization)
         whole = replace(whole, quantization=packed)
     _check_training(whole, source, problems)
