@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))  # benchmarks is no installed package
+
 
 from benchmarks import kept_graph
 from benchmarks.scenes import Scene, lesson
